@@ -1,0 +1,166 @@
+"""What a Vision Transformer is, as data."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
+
+Size2d = tuple[int, int]
+"""Height and width, in that order, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViTConfig:
+    """Everything needed to rebuild a model, and nothing about how to train it.
+
+    The defaults are ViT-B/16 of Dosovitskiy et al. (2020), Table 1, with the fine-tuning head.
+    """
+
+    embed_dim: int = 768
+    """Width of a token: D in the paper, ``d`` in shape annotations."""
+    depth: int = 12
+    """Number of encoder blocks: L in the paper."""
+    num_heads: int = 12
+    """Attention heads per block: k in equation 8."""
+    head_dim: int | None = None
+    """Width of one head: D_h in equation 5; None is embed_dim / num_heads."""
+    mlp_dim: int = 3072
+    """Hidden width of the MLP; an integer, because So400m's 4304 is no round multiple."""
+    patch_size: int = 16
+    """Side of a square patch in pixels: P in the paper."""
+    img_size: int | Size2d = 224
+    """Side, or height and width, of the position table; any multiple of the patch runs."""
+    in_chans: int = 3
+    """Colour channels of an image: C in the paper."""
+    num_classes: int = 1000
+    """Outputs of the head; 0 gives the pooled features."""
+    patch_embed: Literal["conv", "linear"] = "conv"
+    """Strided convolution, or flatten and multiply: the same map, weights convert."""
+    patch_norm: bool = False
+    """LayerNorm before and after the linear projection, as in lucidrains' vit-pytorch."""
+    cls_token: bool = True
+    """Prepend the learned class token: x_class in equation 1."""
+    num_registers: int = 0
+    """Extra learned tokens without positions (Darcet et al., 2023), dropped at the output."""
+    pos_embed: str = "learned"
+    """Position scheme: a key of ``tessera.nn.pos_embed.POS_EMBEDS``."""
+    pool: Literal["cls", "avg", "map"] = "cls"
+    """How tokens become one vector: class token, mean of the patches, or attention pooling."""
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"
+    """Where the last norm goes: on every token before pooling, on the pooled vector, or nowhere."""
+    representation_dim: int | None = None
+    """Width of the dense + tanh layer before the head, as in pre-training (paper, section 3.1)."""
+    qkv_bias: bool = True
+    """Biases in the query, key and value projections."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head before their product (Dehghani et al., 2023)."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Linear, GELU, linear; or the gated form of Shazeer (2020)."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation of blocks and of the output."""
+    norm_eps: float = 1e-6
+    """Added to the variance in every norm; the paper's code has 1e-6, PyTorch's default is 1e-5."""
+    layer_scale_init: float | None = None
+    """Start value of LayerScale (Touvron et al., 2021); None leaves it out."""
+    drop_rate: float = 0.0
+    """Dropout after the positions and after every dense layer but q, k, v (paper, B.1)."""
+    attn_drop_rate: float = 0.0
+    """Dropout on the attention probabilities."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth (Huang et al., 2016) at the last block, growing linearly from 0."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.img_size, list):  # JSON and TOML have no tuples
+            object.__setattr__(self, "img_size", tuple(self.img_size))
+        self._check_sizes()
+        self._check_choices()
+
+    def _check_sizes(self) -> None:
+        positive = ("embed_dim", "depth", "num_heads", "mlp_dim", "patch_size", "in_chans")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("num_classes", "num_registers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        for name in ("head_dim", "representation_dim"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.head_dim is None and self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}\n"
+                "hint: change one of them, or give head_dim"
+            )
+        height, width = self.image_shape
+        if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
+            p = self.patch_size
+            fit = tuple(max(1, round(side / p)) * p for side in (height, width))
+            raise ValueError(
+                f"img_size={self.img_size} is no multiple of patch_size={self.patch_size}\n"
+                f"hint: the nearest size that fits is {fit[0] if fit[0] == fit[1] else fit}"
+            )
+
+    def _check_choices(self) -> None:
+        for field in fields(self):
+            value, choices = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in choices:
+                raise ValueError(f"{field.name}={value!r} is none of {', '.join(choices)}")
+        if self.pool == "cls" and not self.cls_token:
+            raise ValueError("pool='cls' needs cls_token=True\nhint: use pool='avg' or pool='map'")
+        if self.patch_norm and self.patch_embed != "linear":
+            raise ValueError("patch_norm=True needs patch_embed='linear'")
+
+    @property
+    def image_shape(self) -> Size2d:
+        """Height and width of ``img_size`` in pixels."""
+        size = self.img_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def grid(self) -> Size2d:
+        """Rows and columns of patches at ``img_size``; their product is N in the paper."""
+        height, width = self.image_shape
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def attention_dim(self) -> int:
+        """Width of all heads together: k D_h in equation 8."""
+        return self.num_heads * (self.head_dim or self.embed_dim // self.num_heads)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViTOverrides:
+    """Fields of ``ViTConfig`` to change in the named model; None keeps what the name says."""
+
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    head_dim: int | None = None
+    mlp_dim: int | None = None
+    patch_size: int | None = None
+    img_size: int | Size2d | None = None
+    in_chans: int | None = None
+    patch_embed: Literal["conv", "linear"] | None = None
+    patch_norm: bool | None = None
+    cls_token: bool | None = None
+    num_registers: int | None = None
+    pos_embed: str | None = None
+    pool: Literal["cls", "avg", "map"] | None = None
+    final_norm: Literal["tokens", "pooled", "none"] | None = None
+    representation_dim: int | None = None
+    qkv_bias: bool | None = None
+    qk_norm: bool | None = None
+    mlp: Literal["gelu", "swiglu"] | None = None
+    norm: Literal["layernorm", "rmsnorm"] | None = None
+    norm_eps: float | None = None
+    layer_scale_init: float | None = None
+    drop_rate: float | None = None
+    attn_drop_rate: float | None = None
+    drop_path_rate: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that are set, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Images and labels; nothing here knows a model."""

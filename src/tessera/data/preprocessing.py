@@ -1,0 +1,107 @@
+"""From an image of any kind to the numbers a model eats: one object, kept inside the artefact."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from tessera.config import Size2d
+from tessera.data.images import RESAMPLING, to_channels
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of the paper's own code: pixels to [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """How every image is prepared in evaluation, prediction and export.
+
+    Resizing is Pillow's, with torchvision's and timm's geometry: short side to size, long side
+    truncated, crop offset rounded; published checkpoints were evaluated so.
+    """
+
+    size: Size2d
+    """Height and width that the model sees, in pixels."""
+    channels: int = 3
+    """1 is grey, 3 is RGB."""
+    crop: Literal["crop", "squash"] = "crop"
+    """Cut the centre out, or press the whole image into the size."""
+    crop_pct: float = 1.0
+    """Share of the resized short side that the centre crop keeps; 0.875 is 224 of 256."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, ...] = HALF
+    """Subtracted from pixels in [0, 1], one number a channel."""
+    std: tuple[float, ...] = HALF
+    """Divides after that."""
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
+        if self.channels not in (1, 3):
+            raise ValueError(f"preprocessing: channels={self.channels} must be 1 or 3")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"preprocessing: size={self.size} must be a height and a width")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"preprocessing: {len(self.mean)} means and {len(self.std)} deviations "
+                f"for {self.channels} channels"
+            )
+        if min(self.std) <= 0 or not 0 < self.crop_pct <= 1:
+            raise ValueError(
+                f"preprocessing: std={self.std} must be positive and "
+                f"crop_pct={self.crop_pct} in (0, 1]"
+            )
+        if self.crop not in ("crop", "squash") or self.interpolation not in RESAMPLING:
+            raise ValueError(
+                f"preprocessing: unknown crop={self.crop!r} or interpolation={self.interpolation!r}"
+            )
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "c h w"]:
+        """Prepare one image."""
+        return self.normalise(self.pixels(image)[None])[0]
+
+    def pixels(self, image: Image.Image) -> UInt8[Tensor, "c h w"]:
+        """Resize and crop, without normalising; workers send this, a quarter of the bytes."""
+        image = to_channels(image, self.channels)
+        return to_tensor(self._squash(image) if self.crop == "squash" else self._crop(image))
+
+    def normalise(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Map bytes to floats of about unit scale."""
+        mean, std = (
+            torch.tensor(values, device=pixels.device).view(-1, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return (pixels.float() / 255 - mean) / std
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON knows them."""
+        return asdict(self)
+
+    def _squash(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), RESAMPLING[self.interpolation])
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        want_h, want_w = int(height / self.crop_pct), int(width / self.crop_pct)
+        if want_w * image.height >= want_h * image.width:  # the width is the tight side
+            resized = want_w, max(want_h, int(want_w * image.height / image.width))
+        else:
+            resized = max(want_w, int(want_h * image.width / image.height)), want_h
+        if image.size != resized:
+            image = image.resize(resized, RESAMPLING[self.interpolation])
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+def to_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """Copy the pixels of a grey or RGB image."""
+    array = np.array(image)  # a copy, since PIL's buffer is not writable
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())

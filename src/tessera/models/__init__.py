@@ -1,0 +1,1 @@
+"""Whole models, built from a config out of the leaves of ``tessera.nn``."""

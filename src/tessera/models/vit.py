@@ -1,0 +1,213 @@
+"""The Vision Transformer of Dosovitskiy et al. (2020), equations 1 to 4."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tessera.config import ViTConfig
+from tessera.models.variants import parse
+from tessera.nn.block import Block, BlockSpec
+from tessera.nn.init import initialise
+from tessera.nn.norm import make_norm
+from tessera.nn.patch_embed import ConvPatchEmbed, Grid, LinearPatchEmbed, grid_of
+from tessera.nn.pool import AttentionPool
+from tessera.nn.pos_embed import make_pos_embed
+
+
+class Tokens(NamedTuple):
+    """What the encoder says about an image, by kind of token, so that nobody slices by index."""
+
+    cls: Float[Tensor, "b c d"]
+    """The class token; c is 1, or 0 in a model without one."""
+    registers: Float[Tensor, "b r d"]
+    patches: Float[Tensor, "b n d"]
+    grid: Grid
+    """Rows and columns of the patches, which are in raster order."""
+
+
+class ViT(nn.Module):
+    """Patch embedding, position embedding, ``depth`` encoder blocks, norm, pool, head.
+
+    Images are ``b c h w``, normalised as the model's preprocessing says; any multiple of the patch
+    runs, square or not. ``grad_checkpointing = True`` trades a third more time for memory.
+
+    Args:
+        init: First weights, a key of ``tessera.nn.init.INITS``.
+    """
+
+    def __init__(self, config: ViTConfig, *, init: str = "paper") -> None:
+        super().__init__()
+        c = self.config = config
+        self.grad_checkpointing = False
+        if c.patch_embed == "linear":
+            self.patch_embed: nn.Module = LinearPatchEmbed(
+                c.patch_size, c.in_chans, c.embed_dim, patch_norm=c.patch_norm
+            )
+        else:
+            self.patch_embed = ConvPatchEmbed(c.patch_size, c.in_chans, c.embed_dim)
+        self.cls_token = _tokens(int(c.cls_token), c.embed_dim)
+        self.register_tokens = _tokens(c.num_registers, c.embed_dim)
+        self.pos_embed = make_pos_embed(c.pos_embed, c.grid, c.embed_dim, cls_token=c.cls_token)
+        self.pos_drop = nn.Dropout(c.drop_rate)
+        spec = _block_spec(c)
+        self.blocks = nn.ModuleList(
+            Block(spec, drop_path=c.drop_path_rate * i / max(c.depth - 1, 1))
+            for i in range(c.depth)
+        )
+        norm = make_norm(c.norm, c.embed_dim, c.norm_eps)
+        self.norm = norm if c.final_norm != "none" else nn.Identity()
+        if c.pool == "map":
+            self.attn_pool = AttentionPool(
+                c.embed_dim, c.num_heads, c.mlp_dim, norm=c.norm, norm_eps=c.norm_eps
+            )
+        width = c.representation_dim or c.embed_dim
+        if c.representation_dim:
+            self.pre_logits = nn.Linear(c.embed_dim, width)
+        self.head = nn.Linear(width, c.num_classes) if c.num_classes else nn.Identity()
+        initialise(self, init)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Return logits, or the pooled features where ``num_classes`` is 0."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Float[Tensor, "b c h w"]) -> Tokens:
+        """Encode images into tokens, normalised where ``final_norm`` is "tokens"."""
+        x, grid = self._embed(images)
+        for block in self.blocks:
+            x = self._run(block, x)
+        return self._name(self._norm_tokens(x), grid)
+
+    def forward_head(self, tokens: Tokens) -> Float[Tensor, "b k"]:
+        """Turn tokens into logits: pool, and one dense layer or two."""
+        return self.head(self._represent(self.pool(tokens)))
+
+    def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
+        """Reduce an image's tokens to one vector: the embedding of the image."""
+        match self.config.pool:
+            case "cls":
+                x = tokens.cls[:, 0]  # equation 4
+            case "avg":
+                x = tokens.patches.mean(dim=1)
+            case "map":
+                x = self.attn_pool(torch.cat([tokens.cls, tokens.registers, tokens.patches], dim=1))
+        return self.norm(x) if self.config.final_norm == "pooled" else x
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "b c h w"], blocks: Sequence[int], *, norm: bool = False
+    ) -> list[Tokens]:
+        """Return the tokens after chosen blocks, counted from 0; negative counts from the end.
+
+        Args:
+            norm: Apply the final norm to each, as dense heads usually want.
+
+        Raises:
+            ValueError: No such block.
+        """
+        wanted = [self._index(block) for block in blocks]
+        found: dict[int, Tokens] = {}
+        x, grid = self._embed(images)
+        for i, block in self._blocks_to(wanted):
+            x = self._run(block, x)
+            if i in wanted:
+                found[i] = self._name(self.norm(x) if norm else x, grid)
+        return [found[i] for i in wanted]
+
+    def attention_weights(
+        self, images: Float[Tensor, "b c h w"], blocks: Sequence[int]
+    ) -> list[Float[Tensor, "b heads t t"]]:
+        """Return the exact A of equation 6 in chosen blocks; tokens are class, registers, patches.
+
+        Recomputed from queries and keys, so that any model can be looked into as it is.
+
+        Raises:
+            ValueError: No such block.
+        """
+        wanted = [self._index(block) for block in blocks]
+        found: dict[int, Tensor] = {}
+        x, _ = self._embed(images)
+        for i, block in self._blocks_to(wanted):
+            if i in wanted:
+                found[i] = block.attention_weights(x)
+            x = block(x)
+        return [found[i] for i in wanted]
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """Equation 1: class token and patches, plus positions; registers join without any."""
+        grid = grid_of(images, self.config.patch_size)
+        x = self.patch_embed(images)  # b n d
+        batch = x.shape[0]
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(batch, -1, -1), x], dim=1)  # b n+1 d
+        x = self.pos_drop(self.pos_embed(x, grid))
+        if self.register_tokens is not None:
+            prefix, patches = x.split([int(self.config.cls_token), grid[0] * grid[1]], dim=1)
+            registers = self.register_tokens.expand(batch, -1, -1)
+            x = torch.cat([prefix, registers, patches], dim=1)  # b t d
+        return x, grid
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def _norm_tokens(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.config.final_norm == "tokens" else x
+
+    def _name(self, x: Tensor, grid: Grid) -> Tokens:
+        counts = [int(self.config.cls_token), self.config.num_registers, grid[0] * grid[1]]
+        cls, registers, patches = x.split(counts, dim=1)
+        return Tokens(cls, registers, patches, grid)
+
+    def _represent(self, x: Tensor) -> Tensor:
+        """The hidden layer of the pre-training head, where there is one (paper, section 3.1)."""
+        if self.config.representation_dim is None:
+            return x
+        return torch.tanh(self.pre_logits(x))
+
+    def _blocks_to(self, wanted: Sequence[int]) -> Iterator[tuple[int, Block]]:
+        """The blocks up to the deepest that is wanted, with their indices."""
+        yield from enumerate(cast(list[Block], list(self.blocks))[: max(wanted, default=-1) + 1])
+
+    def _index(self, block: int) -> int:
+        depth = self.config.depth
+        if not -depth <= block < depth:
+            raise ValueError(f"block {block} is not in a model of depth {depth}")
+        return block % depth
+
+
+def create_model(name: str, *, init: str = "paper", num_classes: int = 1000, **arch: Any) -> ViT:
+    """Build a model by name, with first weights from the global random generator.
+
+    Args:
+        name: Such as ``vit_base_patch16_224`` or ``ViT-B/16``; `tessera models` lists them.
+        arch: Fields of ``ViTConfig`` to change in it.
+
+    Raises:
+        ValueError: Unknown name or field, or sizes that do not fit together.
+    """
+    return ViT(parse(name, num_classes=num_classes, **arch), init=init)
+
+
+def _tokens(count: int, dim: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.zeros(1, count, dim)) if count else None
+
+
+def _block_spec(config: ViTConfig) -> BlockSpec:
+    return BlockSpec(
+        dim=config.embed_dim,
+        num_heads=config.num_heads,
+        head_dim=config.attention_dim // config.num_heads,
+        mlp_dim=config.mlp_dim,
+        mlp=config.mlp,
+        qkv_bias=config.qkv_bias,
+        qk_norm=config.qk_norm,
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        layer_scale_init=config.layer_scale_init,
+        drop=config.drop_rate,
+        attn_drop=config.attn_drop_rate,
+    )

@@ -1,0 +1,132 @@
+"""The encoder block: equations 2 and 3, and the parts it is made of."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tessera.nn.attention import Attention
+from tessera.nn.norm import make_norm
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear, with dropout after each linear map (paper, sections 3.1 and B.1)."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwiGlu(nn.Module):
+    """W3 (silu(W1 x) * W2 x), the gated MLP of Shazeer (2020).
+
+    The usual hidden width is two thirds of the plain MLP's, rounded to a multiple of 8.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.w3 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.drop(self.w3(self.drop(F.silu(gate) * value)))
+
+
+MLPS: dict[str, type[Mlp] | type[SwiGlu]] = {"gelu": Mlp, "swiglu": SwiGlu}
+
+
+class LayerScale(nn.Module):
+    """One learned factor per channel of a residual branch (Touvron et al., 2021)."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., 2016): skip a branch, with probability ``rate``.
+
+    In training the branch is multiplied by b / (1 - rate), b ~ Bernoulli(1 - rate) for each
+    image; in evaluation it is left alone, so that the expectation is the same.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockSpec:
+    """The numbers of a block that are the same at every depth; see ``Block``."""
+
+    dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    mlp: str = "gelu"
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    norm: str = "layernorm"
+    norm_eps: float = 1e-6
+    layer_scale_init: float | None = None
+    drop: float = 0.0
+    attn_drop: float = 0.0
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each as ``x + drop_path(scale(f(norm(x))))``: a pre-norm encoder block.
+
+    Args:
+        drop_path: Probability, per image, that a residual branch is skipped in training.
+    """
+
+    def __init__(self, spec: BlockSpec, *, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = make_norm(spec.norm, spec.dim, spec.norm_eps)
+        self.attn = Attention(
+            spec.dim,
+            spec.num_heads,
+            spec.head_dim,
+            qkv_bias=spec.qkv_bias,
+            qk_norm=spec.qk_norm,
+            norm=spec.norm,
+            norm_eps=spec.norm_eps,
+            attn_drop=spec.attn_drop,
+            proj_drop=spec.drop,
+        )
+        self.ls1 = _layer_scale(spec)
+        self.norm2 = make_norm(spec.norm, spec.dim, spec.norm_eps)
+        self.mlp = MLPS[spec.mlp](spec.dim, spec.mlp_dim, drop=spec.drop)
+        self.ls2 = _layer_scale(spec)
+        self.drop_path = DropPath(drop_path)  # without state, so one serves both branches
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))  # equation 2
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # equation 3
+
+    def attention_weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t t"]:
+        """Return the attention probabilities that ``forward`` uses on the same tokens."""
+        return self.attn.weights(self.norm1(x))
+
+
+def _layer_scale(spec: BlockSpec) -> nn.Module:
+    init = spec.layer_scale_init
+    return nn.Identity() if init is None else LayerScale(spec.dim, init)

@@ -1,0 +1,146 @@
+"""First weights: one function a scheme, and one table that names them.
+
+A scheme overwrites every parameter of a ViT, whatever PyTorch's constructors left there.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tessera.nn.attention import Attention
+from tessera.nn.block import Mlp, SwiGlu
+from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
+from tessera.nn.pool import AttentionPool
+from tessera.nn.pos_embed import Learned
+
+TRUNCATED_STD = 0.87962566103423978
+"""Standard deviation of N(0, 1) cut off at two sigma; flax divides by it, PyTorch does not."""
+
+
+def init_paper(model: nn.Module) -> None:
+    """Initialise as google-research/vision_transformer does, trap by trap.
+
+    Dense kernels xavier-uniform, with query, key and value each on their own; MLP biases
+    N(0, 1e-6); the patch projection lecun-normal; positions N(0, 0.02); tokens and head zero.
+    """
+    for module in model.modules():
+        match module:
+            case Attention():
+                _xavier_parts(module.qkv, 3)
+                _xavier_parts(module.proj, 1)
+            case AttentionPool():
+                nn.init.xavier_uniform_(module.latent)
+                for linear, parts in ((module.q, 1), (module.kv, 2), (module.proj, 1)):
+                    _xavier_parts(linear, parts)
+            case ConvPatchEmbed() | LinearPatchEmbed():
+                _lecun_normal(module.proj)
+            case Learned():
+                nn.init.normal_(module.table, std=0.02)
+            case Mlp():
+                _mlp_linears(module.fc1, module.fc2)
+            case SwiGlu():
+                _mlp_linears(module.w12, module.w3)
+    _tokens_and_heads(model, token_std=0.0, pre_logits=_lecun_normal)
+
+
+def init_timm(model: nn.Module) -> None:
+    """Initialise as timm and DeiT do: every linear map N(0, 0.02) cut off at 2, biases zero."""
+    for module in model.modules():
+        match module:
+            case nn.Linear():
+                _truncated_normal(module, 0.02)
+            case ConvPatchEmbed():
+                _lecun_normal(module.proj)
+            case Learned():
+                nn.init.trunc_normal_(module.table, std=0.02)
+            case AttentionPool():
+                nn.init.trunc_normal_(module.latent, std=module.latent.shape[-1] ** -0.5)
+    _tokens_and_heads(model, token_std=1e-6, pre_logits=lambda m: _truncated_normal(m, 0.02))
+
+
+def init_mae(model: nn.Module) -> None:
+    """Initialise as MAE does: xavier-uniform everywhere, the patch kernel as one matrix."""
+    for module in model.modules():
+        match module:
+            case nn.Linear():
+                _xavier_parts(module, 1)
+            case ConvPatchEmbed():
+                nn.init.xavier_uniform_(module.proj.weight.view(module.proj.weight.shape[0], -1))
+                _zeros(module.proj.bias)
+            case Learned():
+                nn.init.normal_(module.table, std=0.02)
+            case AttentionPool():
+                nn.init.xavier_uniform_(module.latent)
+    _tokens_and_heads(model, token_std=0.02, pre_logits=lambda m: _xavier_parts(m, 1))
+
+
+INITS: dict[str, Callable[[nn.Module], None]] = {
+    "paper": init_paper,
+    "timm": init_timm,
+    "mae": init_mae,
+}
+
+
+def initialise(model: nn.Module, scheme: str) -> None:
+    """Overwrite all parameters of a ViT.
+
+    Raises:
+        ValueError: No such scheme.
+    """
+    if scheme not in INITS:
+        raise ValueError(f"unknown init={scheme!r}\nhint: known are {', '.join(INITS)}")
+    with torch.no_grad():
+        for module in model.modules():  # norms and LayerScale start the same in every scheme
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                module.reset_parameters()
+        INITS[scheme](model)
+
+
+def _tokens_and_heads(
+    model: nn.Module, *, token_std: float, pre_logits: Callable[[nn.Linear], None]
+) -> None:
+    """Class token and registers N(0, token_std); the head zero, so that no class is preferred."""
+    for name, parameter in model.named_parameters():
+        if name in ("cls_token", "register_tokens"):
+            nn.init.normal_(parameter, std=token_std)
+    for name, module in model.named_children():
+        if name == "head" and isinstance(module, nn.Linear):
+            _zeros(module.weight)
+            _zeros(module.bias)
+        if name == "pre_logits" and isinstance(module, nn.Linear):
+            pre_logits(module)
+
+
+def _xavier_parts(linear: nn.Linear, parts: int) -> None:
+    """Xavier-uniform for each map in a packed weight, since the bound depends on the shape."""
+    for weight in linear.weight.chunk(parts):
+        nn.init.xavier_uniform_(weight)
+    _zeros(linear.bias)
+
+
+def _lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
+    """The default of flax: variance 1 / fan_in after cutting off at two sigma; bias zero."""
+    fan_in = layer.weight[0].numel()
+    std = math.sqrt(1 / fan_in) / TRUNCATED_STD
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    _zeros(layer.bias)
+
+
+def _truncated_normal(linear: nn.Linear, std: float) -> None:
+    nn.init.trunc_normal_(linear.weight, std=std)
+    _zeros(linear.bias)
+
+
+def _zeros(parameter: Tensor | None) -> None:
+    if parameter is not None:
+        nn.init.zeros_(parameter)
+
+
+def _mlp_linears(first: nn.Linear, last: nn.Linear) -> None:
+    gates = first.out_features // last.in_features  # 2 in the gated form
+    _xavier_parts(first, gates)
+    _xavier_parts(last, 1)
+    for linear in (first, last):
+        nn.init.normal_(linear.bias, std=1e-6)

@@ -1,0 +1,251 @@
+"""How a model is trained, as data: a typed tree that TOML files and flags narrow."""
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from tessera.config import ViTOverrides
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Which images are seen, and how many at a time."""
+
+    batch_size: int = 64
+    """Images per optimizer step, over all devices and micro-batches."""
+    micro_batch_size: int | None = None
+    """Images per forward pass; changes memory, never results. None is the whole batch."""
+    eval_batch_size: int = 256
+    """Images per forward pass when measuring."""
+    workers: int | None = None
+    """Processes that decode images; 0 is none, None fits the machine and the data."""
+    val_fraction: float = 0.15
+    """Share of the training images kept for validation where the data has no such split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augment:
+    """What is done to a training image, and to no other."""
+
+    crop_scale: tuple[float, float] | None = None
+    """Share of the area that a random resized crop keeps (Szegedy et al., 2015); None: no crop."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Aspect ratios of that crop."""
+    flip: float = 0.0
+    """Probability of a left-right flip."""
+    shift: float = 0.0
+    """Largest translation, as a share of the side."""
+    rotate: float = 0.0
+    """Largest rotation, in degrees."""
+    zoom: float = 0.0
+    """Largest change of scale: 0.1 is between 1/1.1 and 1.1."""
+    mixup: float = 0.0
+    """Beta-distribution parameter of mixup (Zhang et al., 2018); 0 is off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optim:
+    """AdamW (Loshchilov and Hutter, 2019) and what surrounds it."""
+
+    lr: float = 1e-3
+    """Peak learning rate, as the optimizer sees it; never rescaled behind your back."""
+    weight_decay: float = 0.05
+    """Multiplied by the rate, and applied to matrices only: not to biases, norms and tokens."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running averages of the gradient and of its square."""
+    clip_grad_norm: float | None = 1.0
+    """Largest norm of the whole gradient; None is off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """Learning rate over steps."""
+
+    epochs: float = 30.0
+    """Passes over the training images; steps are round(images / batch_size * epochs)."""
+    total_steps: int | None = None
+    """Optimizer steps; when given, epochs is not read."""
+    warmup_steps: int = 50
+    """Steps of linear growth from 0 to the peak; at most a fifth of all."""
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    """Way down from the peak."""
+    final_lr: float = 0.0
+    """Rate after the last step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All that decides the outcome of a run, apart from data and hardware."""
+
+    model: str = "vit_tiny_patch16_224"
+    """Name of a model: ViT-B/16, vit_base_patch16 and vit_base_patch16_224 all parse."""
+    weights: str = "none"
+    """Where to start: none is from scratch; else a MODEL, of which all but the head is taken."""
+    seed: int = 0
+    """Decides the first weights, the order of images, augmentation and dropout."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; auto is bfloat16 on a GPU that has it, and float32 elsewhere."""
+    device: str = "auto"
+    """auto takes cuda, else mps, else cpu."""
+    init: str = "paper"
+    """First weights: a key of ``tessera.nn.init.INITS``: paper, timm, mae."""
+    objective: Literal["classify"] = "classify"
+    """What is being learnt."""
+    label_smoothing: float = 0.0
+    """Probability mass spread over all classes (Szegedy et al., 2016)."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    eval_every: float = 1.0
+    """Epochs between two looks at the validation images."""
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    arch: ViTOverrides = field(default_factory=ViTOverrides)
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("data.batch_size", self.data.batch_size),
+            ("data.eval_batch_size", self.data.eval_batch_size),
+            ("data.micro_batch_size", self.data.micro_batch_size or 1),
+            ("schedule.total_steps", 1 if (n := self.schedule.total_steps) is None else n),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name, number in (
+            ("optim.lr", self.optim.lr),
+            ("schedule.epochs", self.schedule.epochs),
+            ("eval_every", self.eval_every),
+        ):
+            if not number > 0:
+                raise ValueError(f"{name}={number} must be greater than 0")
+        if not 0 < self.data.val_fraction < 1:
+            raise ValueError(f"data.val_fraction={self.data.val_fraction} must be between 0 and 1")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes inside the package by name."""
+    folder = Path(str(files("tessera") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(ref: str | Path, base: Recipe | None = None) -> Recipe:
+    """Read a shipped recipe by name, or a TOML file by path, over the defaults.
+
+    Raises:
+        ValueError: No such recipe, no valid TOML, an unknown key, or a value of the wrong type.
+    """
+    known = shipped()
+    path = known.get(str(ref), Path(ref))
+    if not path.is_file():
+        raise ValueError(
+            f"no recipe {str(ref)!r}\nhint: shipped are {', '.join(known)}; or give a file"
+        )
+    try:
+        changes = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no valid TOML: {error}") from error
+    return merge(base or Recipe(), changes)
+
+
+def merge(base: T, changes: dict[str, Any], prefix: str = "") -> T:
+    """Replace fields of a dataclass tree.
+
+    Args:
+        changes: Nested as in TOML; lists stand for tuples, and ``"none"`` for None.
+
+    Raises:
+        ValueError: A name that the tree does not have, or a value of the wrong type.
+    """
+    known = {f.name: f for f in fields(base)}  # type: ignore[arg-type]
+    new: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {prefix + close[0]!r}?" if close else f"known are {', '.join(known)}"
+            )
+            raise ValueError(f"recipe has no {prefix + name!r}\nhint: {hint}")
+        old = getattr(base, name)
+        if is_dataclass(old):
+            if not isinstance(value, dict):
+                raise ValueError(f"recipe: {prefix + name!r} is a table, not {value!r}")
+            new[name] = merge(old, value, f"{prefix}{name}.")
+        else:
+            new[name] = _convert(prefix + name, value, known[name].type)
+    return replace(base, **new)  # type: ignore[type-var]
+
+
+def nested(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Turn ``{"optim.lr": 3e-4}`` into ``{"optim": {"lr": 3e-4}}``."""
+    tree: dict[str, Any] = {}
+    for key, value in overrides.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def dumps(recipe: Recipe) -> str:
+    """Write every value, given or default, as TOML that ``load`` reads back to an equal recipe."""
+    tree, default = asdict(recipe), asdict(Recipe())
+    lines = _rows({k: v for k, v in tree.items() if not isinstance(v, dict)}, default)
+    for name, table in tree.items():
+        if isinstance(table, dict) and (rows := _rows(table, default[name])):
+            lines += ["", f"[{name}]", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(table: dict[str, Any], default: dict[str, Any]) -> list[str]:
+    """One line a value. None is left out where it is the default, since TOML has no such value."""
+    kept = {k: v for k, v in table.items() if v is not None or default[k] is not None}
+    return [f"{k} = {_toml(v)}" for k, v in kept.items()]
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    return repr(value)
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Check a TOML value against an annotation; widen int to float and list to tuple."""
+    is_union = isinstance(kind, UnionType) or get_origin(kind) is Union
+    for option in get_args(kind) if is_union else (kind,):
+        matched, converted = _match(value, option)
+        if matched:
+            return converted
+    wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    raise ValueError(f"recipe: {name} = {value!r} is of the wrong type\nhint: it wants {wanted}")
+
+
+def _match(value: Any, kind: Any) -> tuple[bool, Any]:
+    if kind is NoneType:
+        return value is None or value == "none", None
+    if get_origin(kind) is Literal:
+        return value in get_args(kind), value
+    if get_origin(kind) is tuple:
+        args = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(args):
+            return False, None
+        pairs = [_match(v, k) for v, k in zip(value, args, strict=True)]
+        return all(ok for ok, _ in pairs), tuple(v for _, v in pairs)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return True, float(value)
+    return type(value) is kind, value
