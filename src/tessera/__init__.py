@@ -1,0 +1,48 @@
+"""Tessera: turn a folder of images into a Vision Transformer that you can trust."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tessera.api import Evaluation as Evaluation
+    from tessera.api import TrainedRun as TrainedRun
+    from tessera.api import evaluate as evaluate
+    from tessera.api import train as train
+    from tessera.config import ViTConfig as ViTConfig
+    from tessera.models.variants import list_models as list_models
+    from tessera.models.vit import Tokens as Tokens
+    from tessera.models.vit import ViT as ViT
+    from tessera.models.vit import create_model as create_model
+    from tessera.predict import Prediction as Prediction
+    from tessera.predict import Predictor as Predictor
+    from tessera.predict import load as load
+    from tessera.recipe import Recipe as Recipe
+
+PUBLIC = {
+    "Evaluation": "api",
+    "TrainedRun": "api",
+    "evaluate": "api",
+    "train": "api",
+    "ViTConfig": "config",
+    "list_models": "models.variants",
+    "Tokens": "models.vit",
+    "ViT": "models.vit",
+    "create_model": "models.vit",
+    "Prediction": "predict",
+    "Predictor": "predict",
+    "load": "predict",
+    "Recipe": "recipe",
+}
+"""Public names and their modules, imported when first used: torch takes seconds, `--help` none."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'tessera' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tessera.{PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(PUBLIC)

@@ -68,8 +68,6 @@ class ViTConfig:
     """Stochastic depth (Huang et al., 2016) at the last block, growing linearly from 0."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.img_size, list):  # JSON and TOML have no tuples
-            object.__setattr__(self, "img_size", tuple(self.img_size))
         self._check_sizes()
         self._check_choices()
 

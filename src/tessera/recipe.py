@@ -12,6 +12,9 @@ from tessera.config import ViTOverrides
 
 T = TypeVar("T")
 
+DEFAULTS = {"digits": "digits"}
+"""Shipped recipe by DATA; all else is photographs."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
@@ -135,6 +138,11 @@ def shipped() -> dict[str, Path]:
     """Return the recipes inside the package by name."""
     folder = Path(str(files("tessera") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def default_recipe(data: str) -> Recipe:
+    """Return the shipped recipe for a DATA argument when the user names none."""
+    return load(DEFAULTS.get(data, "scratch"))
 
 
 def load(ref: str | Path, base: Recipe | None = None) -> Recipe:

@@ -52,14 +52,14 @@ class TrainTransform:
         ]
 
     def _affine(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Rotate, zoom and shift about the centre in one resampling; black comes in from outside."""
+        """Rotate, zoom and shift about the centre in one resampling; black comes in."""
         a = self.augment
         angle = math.radians(rng.uniform(-a.rotate, a.rotate))
         scale = math.exp(rng.uniform(-1, 1) * math.log1p(a.zoom))
         height, width = pixels.shape[-2:]
         dx, dy = (rng.uniform(-a.shift, a.shift) * side for side in (width, height))
         cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-        cx, cy = (width - 1) / 2, (height - 1) / 2
+        cx, cy = width / 2, height / 2  # Pillow puts the centre of the first pixel at 0.5
         inverse = (  # from a pixel of the result to one of the source, in Pillow's order
             *(cos, sin, cx - cos * (cx + dx) - sin * (cy + dy)),
             *(-sin, cos, cy + sin * (cx + dx) - cos * (cy + dy)),

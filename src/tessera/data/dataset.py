@@ -113,6 +113,25 @@ class Dataset:
         """Return some of these images, in the order given."""
         return Dataset(self.images, self.rows[indices], self.labels[indices], self.class_names)
 
+    def relabel(self, class_names: tuple[str, ...]) -> "Dataset":
+        """Number the classes as another list of names does.
+
+        Raises:
+            ValueError: An image is of a class that the list does not have.
+        """
+        if class_names == self.class_names:
+            return self
+        present = {self.class_names[label] for label in np.unique(self.labels)}
+        unknown = sorted(present - set(class_names))
+        if unknown:
+            raise ValueError(
+                f"the data has classes that the model does not know: {', '.join(unknown)}\n"
+                f"hint: the model knows {', '.join(class_names)}"
+            )
+        numbers = {name: k for k, name in enumerate(class_names)}
+        table = np.array([numbers.get(name, -1) for name in self.class_names], dtype=np.int64)
+        return Dataset(self.images, self.rows, table[self.labels], class_names)
+
     def fingerprint(self) -> str:
         """Return a hash of the images, their classes and their order."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())

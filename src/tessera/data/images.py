@@ -41,7 +41,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
-    """Accept a path, a PIL image, or an array of uint8: ``h w``, or ``h w c`` with 1, 3 or 4 channels.
+    """Accept a path, a PIL image, or an array of uint8: ``h w``, ``h w 1``, ``h w 3`` or ``h w 4``.
 
     Raises:
         ImageError: Not one of these, or not readable.

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from tessera.data.augment import TrainTransform, mixup
 from tessera.data.dataset import Dataset, ImageFiles
+from tessera.data.images import ImageError
 from tessera.data.preprocessing import Preprocessing
 from tessera.recipe import Recipe
 
@@ -40,7 +41,7 @@ class StepSampler(Sampler[list[Key]]):
         for step in range(self.start, self.stop):
             places = range(step * self.batch_size, (step + 1) * self.batch_size)
             epochs = [place // self.size for place in places]
-            order = {e: order.get(e, self._order(e)) for e in dict.fromkeys(epochs)}
+            order = {e: order[e] if e in order else self._order(e) for e in set(epochs)}
             yield [
                 (epoch, int(order[epoch][place % self.size]))
                 for epoch, place in zip(epochs, places, strict=True)
@@ -50,25 +51,35 @@ class StepSampler(Sampler[list[Key]]):
         return np.random.default_rng((self.seed, epoch)).permutation(self.size)
 
 
-class _TrainImages(TorchDataset[tuple[Tensor, int]]):
+Item = tuple[Tensor, int] | ImageError
+"""Pixels and class; or, from a worker, why there are none."""
+
+
+class _TrainImages(TorchDataset[Item]):
     def __init__(self, data: Dataset, transform: TrainTransform, seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> Item:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        return self.transform(self.data.read(index), rng), int(self.data.labels[index])
+        try:
+            return self.transform(self.data.read(index), rng), int(self.data.labels[index])
+        except ImageError as error:
+            return error
 
 
-class _EvalImages(TorchDataset[tuple[Tensor, int]]):
+class _EvalImages(TorchDataset[Item]):
     def __init__(self, data: Dataset, preprocessing: Preprocessing) -> None:
         self.data, self.preprocessing = data, preprocessing
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.preprocessing.pixels(self.data.read(index)), int(self.data.labels[index])
+    def __getitem__(self, index: int) -> Item:
+        try:
+            return self.preprocessing.pixels(self.data.read(index)), int(self.data.labels[index])
+        except ImageError as error:
+            return error
 
 
 def train_batches(
@@ -94,10 +105,12 @@ def train_batches(
         batch_sampler=sampler,
         num_workers=worker_count(data, recipe.data.workers),
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else making an iterator draws from the global one
+        collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
-    for step, (pixels, labels) in enumerate(loader, start):
-        batch = _to_device(pixels, labels, preprocessing, device)
+    for step, items in enumerate(loader, start):
+        batch = _to_device(items, preprocessing, device)
         if recipe.augment.mixup:
             rng = np.random.default_rng((recipe.seed, step))
             batch["image"], batch["target"] = mixup(
@@ -124,10 +137,12 @@ def eval_batches(
         batch_size=batch_size,
         num_workers=worker_count(data, workers),
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else making an iterator draws from the global one
+        collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
-    for pixels, labels in loader:
-        yield _to_device(pixels, labels, preprocessing, device)
+    for items in loader:
+        yield _to_device(items, preprocessing, device)
 
 
 def worker_count(data: Dataset, wanted: int | None) -> int:
@@ -139,9 +154,20 @@ def worker_count(data: Dataset, wanted: int | None) -> int:
     return min(os.cpu_count() or 1, 8, max(1, len(data) // 64))
 
 
+def _collate(items: list[Item]) -> tuple[Tensor, Tensor] | ImageError:
+    """Stack a batch; pass the first error on as it is, since a worker's traceback helps nobody."""
+    good = [item for item in items if not isinstance(item, ImageError)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, ImageError))
+    return torch.stack([p for p, _ in good]), torch.tensor([label for _, label in good])
+
+
 def _to_device(
-    pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, device: torch.device
+    items: tuple[Tensor, Tensor] | ImageError, preprocessing: Preprocessing, device: torch.device
 ) -> Batch:
+    if isinstance(items, ImageError):
+        raise items
+    pixels, labels = items
     pixels = pixels.to(device, non_blocking=True)
     return {"image": preprocessing.normalise(pixels), "label": labels.to(device)}
 

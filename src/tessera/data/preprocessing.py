@@ -40,8 +40,6 @@ class Preprocessing:
     """Divides after that."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         if self.channels not in (1, 3):
             raise ValueError(f"preprocessing: channels={self.channels} must be 1 or 3")
         if len(self.size) != 2 or min(self.size) < 1:

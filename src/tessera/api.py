@@ -1,0 +1,320 @@
+"""The verbs of the command line as functions, with the same words."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact, resolve_model
+from tessera.data.preprocessing import HALF, Preprocessing
+from tessera.data.sources import DataSplits, load_data
+from tessera.evaluation.classify import Result, measure
+from tessera.models.variants import parse
+from tessera.models.vit import ViT
+from tessera.recipe import Recipe, default_recipe, dumps, load, merge, nested
+from tessera.report.environment import environment
+from tessera.report.report import Report, result_dict, write_report
+from tessera.training.loop import pick_device
+from tessera.training.run import CHECKPOINT, RECIPE, Run, read_log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured, and where it is written."""
+
+    result: Result
+    report: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON knows them."""
+        return result_dict(self.result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A finished run."""
+
+    folder: Path
+    results: dict[str, Result]
+    """By split: val, and test where the data has one."""
+    seconds: float
+    """Time spent training, without measuring."""
+
+    @property
+    def model(self) -> Path:
+        """The artefact."""
+        return self.folder / RUN_FILE
+
+
+def default_folder(data: str) -> Path:
+    """Return where a run goes when nobody says: ``runs/`` and the name of the data."""
+    return Path("runs") / (Path(data).expanduser().resolve().name if Path(data).exists() else data)
+
+
+def train(
+    data: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    **fields: Any,
+) -> TrainedRun:
+    """Train a model on DATA, measure it, and write the run folder.
+
+    Args:
+        data: See ``tessera.data.sources.load_data``.
+        recipe: A shipped name, a TOML file, or a recipe; by default the one made for such data.
+        out: Run folder; ``runs/<data>`` by default. Must not hold anything unless ``resume``.
+        overrides: Such as ``{"optim.lr": 1e-4}``.
+        fields: Fields of the recipe's root, such as ``model="ViT-S/16"`` or ``seed=1``.
+
+    Raises:
+        ValueError: Something in the input is wrong; the message says what is wanted.
+        DivergedError: The loss is no longer finite.
+    """
+    spec = str(data)
+    folder = Path(out) if out else default_folder(spec)
+    console = console or Console(stderr=True, quiet=True)
+    changes = {**nested(dict(overrides or {})), **fields}
+    if resume:
+        return resume_run(spec, folder, changes=changes, console=console)
+    if not isinstance(recipe, Recipe):
+        recipe = load(recipe) if recipe else default_recipe(spec)
+    return start_run(spec, merge(recipe, changes), folder, console=console)
+
+
+def start_run(spec: str, recipe: Recipe, folder: Path, *, console: Console) -> TrainedRun:
+    """Train with a resolved recipe into a folder that is new or empty; see ``train``."""
+    _refuse_used(folder)
+    run = _prepare(spec, recipe, folder, console)
+    run.start(environment(run.device))
+    return _complete(run)
+
+
+def resume_run(
+    spec: str, folder: Path, *, console: Console, changes: Mapping[str, Any] | None = None
+) -> TrainedRun:
+    """Go on with the run in a folder; see ``train``.
+
+    Raises:
+        ValueError: No run is there, or the recipe or the data are not the ones it began with.
+    """
+    if not (folder / CHECKPOINT).is_file():
+        raise ValueError(
+            f"{folder} holds no run that could be resumed\nhint: start one without --resume"
+        )
+    recorded = load(folder / RECIPE)
+    if (wanted := merge(recorded, dict(changes or {}))) != recorded:
+        raise ValueError(
+            f"{folder} was started with another recipe: {_difference(recorded, wanted)}\n"
+            "hint: resume without changes, or start a run in another folder with --out"
+        )
+    run = _prepare(spec, recorded, folder, console)
+    run.restore()
+    return _complete(run)
+
+
+def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
+    splits = load_data(spec, val_fraction=recipe.data.val_fraction)
+    torch.manual_seed(recipe.seed)
+    model, preprocessing = _build(recipe, splits)
+    header = Header(
+        config=model.config,
+        preprocessing=preprocessing,
+        class_names=splits.class_names,
+        card=_card(spec, splits, recipe),
+    )
+    return Run(folder, recipe, splits, model, header, console)
+
+
+def _complete(run: Run) -> TrainedRun:
+    """Train what is left, measure and report."""
+    _announce(run)
+    if run.state.step < run.stop:
+        run.train()
+    else:
+        run.console.print(f"{run.folder} is complete: nothing is left to train", highlight=False)
+    return _finish(run)
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 256,
+) -> Evaluation:
+    """Measure a MODEL on a split of DATA; write a report where ``out`` names a folder.
+
+    Classes are matched by name. A validation split that training cut off is cut off in the same
+    place again.
+
+    Raises:
+        ValueError: The data has no such split, or classes that the model does not know.
+    """
+    if out is not None:
+        _refuse_used(Path(out))
+    loaded = load_artifact(resolve_model(model))
+    card = loaded.header.card
+    splits = load_data(str(data), val_fraction=float(card.get("val_fraction", 0.15)))
+    chosen = splits[split].relabel(loaded.header.class_names)
+    picked = pick_device(device)
+    result = measure(
+        loaded.model.to(picked),
+        chosen,
+        loaded.header.preprocessing,
+        split=split,
+        device=picked,
+        batch_size=batch_size,
+    )
+    if out is None:
+        return Evaluation(result=result, report=None)
+    report = Report(
+        title=f"{Path(model).name} on {data}",
+        model=_model_facts(loaded.model, loaded.header),
+        data=_data_facts(splits, [split]),
+        results=[(result, chosen)],
+        environment=environment(picked),
+        recipe=str(card.get("recipe", "")),
+        seed=card.get("seed"),
+    )
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return Evaluation(result=result, report=write_report(Path(out), report))
+
+
+def _build(recipe: Recipe, splits: DataSplits) -> tuple[ViT, Preprocessing]:
+    """Make the model, and the preprocessing that fits it."""
+    if recipe.weights != "none":
+        raise ValueError(f"cannot start from weights={recipe.weights!r}\nhint: use --weights none")
+    classes = len(splits.class_names)
+    config = parse(recipe.model, num_classes=classes, **recipe.arch.given())
+    if config.in_chans not in (1, 3):
+        raise ValueError(f"arch.in_chans={config.in_chans}: images have 1 channel (grey) or 3")
+    half = HALF[: config.in_chans]
+    preprocessing = Preprocessing(
+        size=config.image_shape, channels=config.in_chans, mean=half, std=half
+    )
+    return ViT(config, init=recipe.init), preprocessing
+
+
+def _finish(run: Run) -> TrainedRun:
+    """Measure the best model of the run and write the report."""
+    best = load_artifact(run.folder / RUN_FILE)
+    run.model.load_state_dict(best.model.state_dict())
+    names: list[str] = [name for name in ("test", "val") if name in run.data.splits]
+    results = {name: run.measure(name) for name in names}
+    p = run.progress
+    report = Report(
+        title=f"{run.folder.name}: trained on {run.data.spec}",
+        model=_model_facts(run.model, run.header),
+        data=_data_facts(run.data, list(run.data.splits)),
+        results=[(results[name], run.data[name]) for name in names],
+        environment=environment(run.device),
+        recipe=dumps(run.recipe),
+        seed=run.recipe.seed,
+        log=read_log(run.folder),
+        training={
+            "steps": run.stop,
+            "best_step": p.best_step,
+            "epochs": round(run.epoch(), 3),
+            "seconds": round(p.seconds, 2),
+            "images_per_second": round(p.images / p.seconds, 1) if p.seconds else 0.0,
+        },
+    )
+    page = write_report(run.folder, report)
+    for name in names:
+        a = results[name].accuracy
+        run.console.print(
+            f"{name} accuracy {a.value:.2%}  (95 % interval {a.low:.2%} to {a.high:.2%}, "
+            f"{len(results[name].labels)} images)",
+            highlight=False,
+        )
+    run.console.print(f"model   {run.folder / RUN_FILE}", highlight=False, soft_wrap=True)
+    run.console.print(f"report  {page}", highlight=False, soft_wrap=True)
+    return TrainedRun(folder=run.folder, results=results, seconds=p.seconds)
+
+
+def _announce(run: Run) -> None:
+    """Say what is about to be trained, on what, and for how long."""
+    counts = ", ".join(f"{len(d):,} {name}" for name, d in run.data.splits.items())
+    config = run.model.config
+    lines = [
+        f"data    {run.data.spec}: {counts} images, {len(run.data.class_names)} classes",
+        *(f"note    {note}" for note in run.data.notes),
+        f"model   {run.recipe.model}: {_count(run.model):,} parameters, "
+        f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, "
+        f"from scratch, on {run.device}",
+        f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.batch_size} images"
+        + (f", resumed at step {run.state.step:,}" if run.state.step else ""),
+    ]
+    for line in lines:
+        run.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_used(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "another run" if (folder / RECIPE).exists() else "something else"
+        raise ValueError(
+            f"{folder} already holds {what}, and nothing is overwritten\n"
+            "hint: name another folder with --out"
+            + (", or go on with --resume" if (folder / CHECKPOINT).exists() else "")
+        )
+
+
+def _difference(old: Recipe, new: Recipe) -> str:
+    """Name the settings that differ, as they stand in the recipe file."""
+    before, after = (tomllib.loads(dumps(r)) for r in (old, new))
+    flat: list[dict[str, Any]] = []
+    for tree in (before, after):
+        tables = {k: v for k, v in tree.items() if isinstance(v, dict)}
+        inner = {f"{t}.{k}": v for t, table in tables.items() for k, v in table.items()}
+        flat.append({**{k: v for k, v in tree.items() if k not in tables}, **inner})
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    changed = [k for k in keys if flat[0].get(k) != flat[1].get(k)]
+    return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
+
+
+def _card(spec: str, splits: DataSplits, recipe: Recipe) -> dict[str, Any]:
+    """What an artefact says about how it came to be."""
+    return {
+        "model": recipe.model,
+        "data": Path(spec).name,
+        "fingerprint": splits["train"].fingerprint(),
+        "val_fraction": recipe.data.val_fraction,
+        "seed": recipe.seed,
+        "recipe": dumps(recipe),
+        "tessera": version("tessera-vit"),
+        "torch": str(torch.__version__),
+    }
+
+
+def _model_facts(model: ViT, header: Header) -> dict[str, Any]:
+    return {
+        "name": header.card.get("model", "ViT"),
+        "parameters": _count(model),
+        "config": asdict(header.config),
+        "preprocessing": header.preprocessing.as_dict(),
+    }
+
+
+def _data_facts(splits: DataSplits, names: list[str]) -> dict[str, Any]:
+    return {
+        "spec": splits.spec,
+        "classes": list(splits.class_names),
+        "images": {name: len(splits[name]) for name in names},
+        "fingerprint": {name: splits[name].fingerprint() for name in names},
+        "notes": list(splits.notes),
+    }
+
+
+def _count(model: ViT) -> int:
+    return sum(p.numel() for p in model.parameters())

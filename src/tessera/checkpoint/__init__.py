@@ -1,0 +1,1 @@
+"""The one-file artefact, and everything else that weights are kept in."""

@@ -1,0 +1,200 @@
+"""The artefact: one safetensors file that holds a model and all it takes to use it.
+
+The header carries, as JSON, the config, the preprocessing, the class names and a card that says
+how the model came to be. Reading never runs code from the file.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tessera.config import ViTConfig
+from tessera.data.preprocessing import Preprocessing
+from tessera.models.vit import ViT
+
+FORMAT = 1
+"""Version of the header; a reader refuses what is newer than itself."""
+
+RUN_FILE = "model.safetensors"
+"""Name of the artefact inside a run folder."""
+
+
+class ArtifactError(ValueError):
+    """A file that is no artefact, or not what its header says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Everything in an artefact but the tensors."""
+
+    config: ViTConfig
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    card: dict[str, Any] = field(default_factory=dict)
+    """How the model came to be: recipe, data and its fingerprint, metrics, versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready for use, and what came with it."""
+
+    model: ViT
+    header: Header
+    path: Path
+
+
+def save_artifact(path: Path, model: ViT, header: Header) -> None:
+    """Write an artefact: beside its place first, synced, then renamed, so that none is ever half.
+
+    Raises:
+        ValueError: The class names do not fit the head.
+    """
+    _check_names(header.class_names, model.config.num_classes, path)
+    text = {
+        "format": FORMAT,
+        "config": asdict(header.config),
+        "preprocessing": header.preprocessing.as_dict(),
+        "class_names": list(header.class_names),
+        "card": header.card,
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    metadata = {"tessera": json.dumps(text)}
+    write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
+
+
+def load_artifact(path: Path) -> LoadedModel:
+    """Read an artefact, and check that its tensors are the ones its header promises.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, of another format, or its header lies.
+    """
+    header = read_header(path)
+    with torch.device("meta"):
+        model = ViT(header.config)
+    tensors = _read_tensors(path)
+    _check_tensors(model, tensors, path)
+    model.load_state_dict(tensors, assign=True)
+    return LoadedModel(model=model.eval(), header=header, path=path)
+
+
+def read_header(path: Path) -> Header:
+    """Read what an artefact says about itself, without its tensors.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, of another format, or does not make sense.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(
+            f"{path} is no complete safetensors file: {error}\n"
+            "hint: it may be truncated or of another format; copy or train it again"
+        ) from error
+    if "tessera" not in metadata:
+        raise ArtifactError(
+            f"{path} holds tensors but no Tessera header\n"
+            "hint: a model written by `tessera train` has one"
+        )
+    try:
+        text = json.loads(metadata["tessera"])
+        if text["format"] > FORMAT:
+            raise ArtifactError(
+                f"{path} has format {text['format']}, and this version reads up to {FORMAT}\n"
+                "hint: update tessera-vit"
+            )
+        header = Header(
+            config=ViTConfig(**_with_tuples(text["config"])),
+            preprocessing=Preprocessing(**_with_tuples(text["preprocessing"])),
+            class_names=tuple(text["class_names"]),
+            card=dict(text["card"]),
+        )
+    except ArtifactError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{path} has a header that makes no sense: {error}") from error
+    _check_names(header.class_names, header.config.num_classes, path)
+    return header
+
+
+def resolve_model(ref: str | Path) -> Path:
+    """Turn a MODEL argument, a file or a run folder, into the path of its artefact.
+
+    Raises:
+        ArtifactError: Nothing is there, or the folder holds no model.
+    """
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        if (path / RUN_FILE).is_file():
+            return path / RUN_FILE
+        raise ArtifactError(
+            f"{path} is a folder without {RUN_FILE}\n"
+            "hint: give a run folder of `tessera train`, or a .safetensors file"
+        )
+    if not path.exists():
+        raise ArtifactError(
+            f"no model at {str(ref)!r}\n"
+            "hint: give a run folder of `tessera train`, or a .safetensors file"
+        )
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a path beside ``path``, sync it to the disk, and rename it into place."""
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Undo what JSON, which has no tuples, did to the fields of a dataclass."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def _check_names(names: Sequence[str], num_classes: int, path: Path) -> None:
+    if names and len(names) != num_classes:
+        raise ArtifactError(f"{path}: {len(names)} class names for a head of {num_classes} outputs")
+
+
+def _check_tensors(model: ViT, tensors: dict[str, Tensor], path: Path) -> None:
+    """Compare names, shapes and types with what the config asks for."""
+    expected = model.state_dict()
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    for what, names in (("lacks", missing), ("has the unknown", extra), ("has", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ArtifactError(
+                f"{path} does not hold the model its header describes: "
+                f"it {what} {', '.join(names[:3])}{more}"
+            )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{path}: {name} holds values that are not finite")

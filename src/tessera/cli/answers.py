@@ -1,0 +1,138 @@
+"""What ``tessera predict`` does: images in, rows out."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from tessera.cli.predict import Arguments
+from tessera.data.images import SUFFIXES, ImageError
+from tessera.data.sources import EMBEDDED, load_data
+from tessera.predict import Prediction, Predictor, Source, load
+from tessera.training.loop import pick_device
+
+
+class Row(NamedTuple):
+    """An image and what the model says of it."""
+
+    image: str
+    answer: Prediction
+
+
+def predict(args: Arguments) -> int:
+    """Predict; return 1 when some image could not be read."""
+    if args.out is not None and args.out.exists():
+        raise ValueError(f"{args.out} exists, and nothing is overwritten\nhint: name another file")
+    if args.top_k < 1:
+        raise ValueError(f"--top-k {args.top_k} must be at least 1")
+    predictor = load(args.model, device=pick_device(args.device))
+    sources = find_sources(args.inputs)[: args.limit]
+    errors: list[ImageError] = []
+    rows = list(_answers(predictor, sources, args.top_k, errors))
+    text = WRITERS[args.format](rows)
+    if args.out is not None:
+        args.out.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def find_sources(inputs: Iterable[str]) -> list[tuple[str, Source]]:
+    """Turn files, folders and splits of embedded data into named images.
+
+    Raises:
+        ValueError: An input is none of these, or a folder has no images.
+    """
+    found: list[tuple[str, Source]] = []
+    for text in inputs:
+        name, _, split = text.partition(":")
+        path = Path(text).expanduser()
+        if name in EMBEDDED and not path.exists():
+            data = load_data(name)[split or "test"]
+            found += [(data.name(i), data.read(i)) for i in range(len(data))]
+        elif path.is_dir():
+            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+            if not files:
+                raise ValueError(f"{path} has no images")
+            found += [(str(p), p) for p in files]
+        elif path.exists():
+            found.append((text, path))
+        else:
+            raise ValueError(
+                f"no such image: {text}\n"
+                f"hint: give files, folders, or a split such as {next(iter(EMBEDDED))}:test"
+            )
+    return found
+
+
+def _answers(
+    predictor: Predictor,
+    sources: list[tuple[str, Source]],
+    top_k: int,
+    errors: list[ImageError],
+) -> Iterator[Row]:
+    """Answer in batches; a batch with a bad image is answered one by one."""
+    size = predictor.batch_size
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("predicting", total=len(sources))
+        for start in range(0, len(sources), size):
+            batch = sources[start : start + size]
+            try:
+                answers = predictor.predict([source for _, source in batch], top_k=top_k)
+                yield from (Row(name, a) for (name, _), a in zip(batch, answers, strict=True))
+            except ImageError:
+                for name, source in batch:
+                    try:
+                        yield Row(name, predictor.predict([source], top_k=top_k)[0])
+                    except ImageError as error:
+                        errors.append(error)
+            bar.advance(task, len(batch))
+
+
+def as_table(rows: list[Row]) -> str:
+    """Write for people, most likely class first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("image", overflow="fold")
+    for k in range(max((len(row.answer.labels) for row in rows), default=0)):
+        table.add_column(f"{k + 1}.", overflow="fold")
+    for name, answer in rows:
+        pairs = zip(answer.labels, answer.probabilities, strict=True)
+        table.add_row(name, *(f"{label} {p:.1%}" for label, p in pairs))
+    stream = io.StringIO()
+    width = None if sys.stdout.isatty() else 10_000  # a pipe has no edge to fold at
+    console = Console(file=stream, width=width, highlight=False, markup=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def as_csv(rows: list[Row]) -> str:
+    """Write columns image, label_1, probability_1, label_2, ..."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    width = max((len(row.answer.labels) for row in rows), default=0)
+    pairs = [f"{what}_{k}" for k in range(1, width + 1) for what in ("label", "probability")]
+    writer.writerow(["image", *pairs])
+    for name, answer in rows:
+        values: list[Any] = [name]
+        for label, probability in zip(answer.labels, answer.probabilities, strict=True):
+            values += [label, f"{probability:.6f}"]
+        writer.writerow(values)
+    return stream.getvalue()
+
+
+def as_jsonl(rows: list[Row]) -> str:
+    """Write one JSON object an image."""
+    return "".join(json.dumps({"image": r.image, **r.answer._asdict()}) + "\n" for r in rows)
+
+
+WRITERS = {"table": as_table, "csv": as_csv, "jsonl": as_jsonl}

@@ -1,0 +1,58 @@
+"""Say what is in a model file."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from tyro.conf import Positional
+
+from tessera.cli.parse import Command
+
+
+@dataclass(kw_only=True)
+class Arguments(Command):
+    """Say what is in a model file: architecture, preprocessing, classes, origin."""
+
+    verb: ClassVar[str] = "inspect"
+
+    model: Positional[Path]
+    """A run folder or a .safetensors file."""
+    format: Literal["table", "json"] = "table"
+    """A summary for people, or the whole header for programs."""
+
+    def run(self) -> int:
+        """Check the file against its header, and print that."""
+        from tessera.checkpoint.artifact import load_artifact, resolve_model
+
+        loaded = load_artifact(resolve_model(self.model))
+        header = loaded.header
+        facts: dict[str, Any] = {
+            "file": str(loaded.path),
+            "bytes": loaded.path.stat().st_size,
+            "parameters": sum(p.numel() for p in loaded.model.parameters()),
+            "config": asdict(header.config),
+            "preprocessing": header.preprocessing.as_dict(),
+            "class_names": list(header.class_names),
+            "card": header.card,
+        }
+        if self.format == "json":
+            print(json.dumps(facts, indent=2))
+            return 0
+        print(f"file            {facts['file']}  ({facts['bytes'] / 1e6:.2f} MB)")
+        print(f"parameters      {facts['parameters']:,}")
+        for title in ("config", "preprocessing"):
+            print(f"\n{title}")
+            for name, value in facts[title].items():
+                print(f"  {name:<20}{value}")
+        print(f"\nclasses         {len(header.class_names)}: {_short(header.class_names)}")
+        print("\ncard")
+        for name, value in header.card.items():
+            if name != "recipe":
+                print(f"  {name:<20}{value}")
+        return 0
+
+
+def _short(names: tuple[str, ...], most: int = 20) -> str:
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

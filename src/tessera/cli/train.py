@@ -1,0 +1,53 @@
+"""Train a Vision Transformer on labelled images."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from tyro.conf import Positional, arg
+
+from tessera.cli.parse import Command
+from tessera.recipe import Recipe, default_recipe, load
+
+
+@dataclass(kw_only=True)
+class Arguments(Command):
+    """Train a Vision Transformer on labelled images, measure it, and write a run folder."""
+
+    verb: ClassVar[str] = "train"
+
+    data: Positional[str]
+    """`digits`, or a folder with one folder of images per class, with or without
+    train/ val/ test/ around them."""
+    out: Path | None = None
+    """Run folder; runs/<name of the data> if left out. Nothing in it is ever overwritten."""
+    recipe: str | None = None
+    """A shipped recipe or a TOML file, whose values are the defaults of the flags below."""
+    resume: bool = False
+    """Go on with the run in the folder, with its own recipe."""
+    settings: Annotated[Recipe, arg(name="")] = field(default_factory=Recipe)
+
+    @classmethod
+    def parse(cls, args: list[str]) -> "Arguments":
+        """Read twice: first for DATA and the recipe's name, then with that recipe's defaults."""
+        if {"-h", "--help"} & set(args):
+            return cls.read(args)
+        first = cls.read(args)
+        if first.resume:
+            return first
+        base = load(first.recipe) if first.recipe else default_recipe(first.data)
+        return cls.read(args, cls(data=first.data, settings=base))
+
+    def run(self) -> int:
+        """Train."""
+        from rich.console import Console
+
+        from tessera.api import default_folder, resume_run, start_run
+
+        console = Console(stderr=True)
+        folder = self.out or default_folder(self.data)
+        if self.resume:
+            resume_run(self.data, folder, console=console)
+        else:
+            start_run(self.data, self.settings, folder, console=console)
+        return 0

@@ -1,0 +1,1 @@
+"""Measurements of a trained model, each with what it takes to believe it."""

@@ -1,0 +1,75 @@
+"""Numbers that say how well labels were predicted, with their uncertainty."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Interval(NamedTuple):
+    """A measured share and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(hits: int, total: int) -> Interval:
+    """Return a share of hits with its 95 % score interval (Wilson, 1927).
+
+    Raises:
+        ValueError: ``total`` is not positive.
+    """
+    if total < 1:
+        raise ValueError("no images to measure")
+    z = 1.959964
+    share = hits / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    spread = share * (1 - share) / total + z**2 / (4 * total**2)
+    half = z / (1 + z**2 / total) * math.sqrt(spread)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def confusion_matrix(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> Int[np.ndarray, "k k"]:
+    """Count images by true class (row) and predicted class (column)."""
+    flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+class ClassMetrics(NamedTuple):
+    """How one class fared; shares are 0 where nothing was there to be shared."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    """Images of this class."""
+
+
+def per_class(confusion: Int[np.ndarray, "k k"]) -> list[ClassMetrics]:
+    """Return precision, recall and F1 of every class."""
+    found = []
+    for k in range(confusion.shape[0]):
+        hits, support, guessed = confusion[k, k], confusion[k].sum(), confusion[:, k].sum()
+        precision = float(hits / guessed) if guessed else 0.0
+        recall = float(hits / support) if support else 0.0
+        both = precision + recall
+        f1 = 2 * precision * recall / both if both else 0.0
+        found.append(ClassMetrics(precision, recall, f1, int(support)))
+    return found
+
+
+def macro_f1(classes: list[ClassMetrics]) -> float:
+    """Return the plain mean of F1 over the classes that have images."""
+    present = [c.f1 for c in classes if c.support]
+    return sum(present) / len(present)
+
+
+def top_k_hits(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], k: int) -> int:
+    """Count images whose class is among the ``k`` most likely; ties go against the model."""
+    own = np.take_along_axis(logits, labels[:, None], axis=1)
+    better = (logits >= own).sum(axis=1)  # includes the class itself
+    return int((better <= k).sum())

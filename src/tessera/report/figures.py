@@ -1,0 +1,103 @@
+"""Pictures of a report, as bytes that can stand inside a page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Int
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK, BLUE, RED, GRID = "#1f2933", "#2166ac", "#b2182b", "#d9dee4"
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tessera",
+}
+
+
+def curves(rows: Sequence[dict[str, Any]], best_step: int) -> str:
+    """Draw loss and accuracy over epochs as SVG.
+
+    Args:
+        rows: The run's log, at least one row.
+        best_step: Where the saved model is from; marked by a line.
+    """
+    epochs = [row["epoch"] for row in rows]
+    best = next((row["epoch"] for row in rows if row["step"] == best_step), None)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for axes, name, label in ((left, "loss", "loss"), (right, "accuracy", "accuracy")):
+            for part, colour, style in (("train", GRID, "-"), ("val", BLUE, "-")):
+                values = [row.get(f"{part}_{name}") for row in rows]
+                if None not in values:
+                    shade = INK if part == "train" else colour
+                    marker = "o" if len(rows) == 1 else None
+                    axes.plot(epochs, values, style, color=shade, label=part, marker=marker, lw=1.4)
+            if best is not None:
+                axes.axvline(best, color=RED, lw=1, ls=":", label="saved model")
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(label)
+        right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        right.legend(frameon=False, loc="lower right")
+        return _svg(figure, "Loss and accuracy over epochs")
+
+
+def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
+    """Draw a confusion matrix as SVG, rows normalised; counts are written where they fit."""
+    count = len(names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(10.0, max(3.6, 1.8 + 0.42 * count))
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if count <= 40:
+            axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
+            axes.set_yticks(range(count), names)
+        if count <= 20:
+            for (i, j), value in np.ndenumerate(matrix):
+                if value:
+                    colour = "white" if shares[i, j] > 0.5 else INK
+                    axes.text(j, i, str(value), ha="center", va="center", color=colour, size=8)
+        return _svg(figure, "Confusion matrix: true class by row, predicted by column")
+
+
+def thumbnail(image: Image.Image, side: int = 112) -> str:
+    """Return a small square-bounded copy of an image as a PNG data address."""
+    small = image.convert("RGB")
+    scale = side / max(small.size)
+    size = tuple(max(1, round(length * scale)) for length in small.size)
+    # Tiny images are shown as the pixels they are; large ones are reduced smoothly.
+    filter_ = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
+    small = small.resize((size[0], size[1]), filter_)
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as an SVG element with a title for readers that cannot see it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    end = text.index(">") + 1
+    head = text[:end].replace("<svg", '<svg role="img"', 1)
+    return f"{head}<title>{title}</title>{text[end:]}"

@@ -1,0 +1,256 @@
+"""A whole run: from recipe and data to a folder that holds the model and how it came to be."""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from tessera.checkpoint.artifact import RUN_FILE, Header, save_artifact, write_atomically
+from tessera.data.loader import train_batches
+from tessera.data.sources import DataSplits
+from tessera.evaluation.classify import Result, measure
+from tessera.models.vit import ViT
+from tessera.objectives.classify import Classify
+from tessera.optim.groups import make_optimizer
+from tessera.optim.schedule import lr_at, total_steps
+from tessera.recipe import Recipe, dumps
+from tessera.training.display import Display, clock, make_display
+from tessera.training.loop import (
+    DivergedError,
+    Metrics,
+    TrainState,
+    pick_device,
+    train,
+)
+
+CHECKPOINT = Path("checkpoints") / "last.pt"
+LOG = "log.jsonl"
+RECIPE = "recipe.toml"
+ENVIRONMENT = "environment.json"
+SECONDS_BETWEEN_READINGS = 0.2
+"""How often the loss is read from the device for the display; each reading waits for it."""
+
+
+@dataclass
+class Progress:
+    """What a run remembers besides weights."""
+
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    seconds: float = 0.0
+    """Training time so far, over all sittings, without the measuring."""
+    images: int = 0
+
+
+@dataclass
+class Run:
+    """One training run in one folder.
+
+    Args:
+        header: What the artefact will say; its card is written with every save.
+        console: Where progress is shown.
+    """
+
+    folder: Path
+    recipe: Recipe
+    data: DataSplits
+    model: ViT
+    header: Header
+    console: Console
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        self.device = pick_device(self.recipe.device)
+        self.model.to(self.device)
+        self.model.grad_checkpointing = self.recipe.grad_checkpointing
+        objective = Classify(self.model, label_smoothing=self.recipe.label_smoothing)
+        self.state = TrainState(objective, make_optimizer(objective, self.recipe.optim))
+        self.images_in_training = len(self.data["train"])
+        self.stop = total_steps(
+            self.recipe.schedule, self.images_in_training, self.recipe.data.batch_size
+        )
+
+    def start(self, environment: dict[str, Any]) -> None:
+        """Write down what is about to happen, and where."""
+        (self.folder / CHECKPOINT.parent).mkdir(parents=True, exist_ok=True)
+        (self.folder / RECIPE).write_text(dumps(self.recipe), encoding="utf-8")
+        text = json.dumps(environment, indent=2) + "\n"
+        (self.folder / ENVIRONMENT).write_text(text, encoding="utf-8")
+
+    def restore(self) -> None:
+        """Take weights, optimizer and step from the last checkpoint of the folder."""
+        saved = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        self.state.objective.load_state_dict(saved["objective"])
+        self.state.optimizer.load_state_dict(saved["optimizer"])
+        self.state.step = saved["step"]
+        self.progress = Progress(**saved["progress"])
+        _truncate_log(self.folder / LOG, self.state.step)
+
+    def train(self) -> None:
+        """Train to the end; measure and save at every look at the validation images.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+            ImageError: An image cannot be read.
+        """
+        interval = max(1, round(self.recipe.eval_every * self._steps_per_epoch()))
+        batches = train_batches(
+            self.data["train"],
+            self.header.preprocessing,
+            self.recipe,
+            start=self.state.step,
+            stop=self.stop,
+            device=self.device,
+        )
+        display = make_display(self.console, start=self.state.step, stop=self.stop)
+        with display:
+            recorder = _Recorder(self, display)
+            train(
+                self.state,
+                batches,
+                self.recipe,
+                stop=self.stop,
+                lr_of=self.lr_of,
+                every=[(1, recorder.count), (interval, recorder.look)],
+                device=self.device,
+            )
+
+    def lr_of(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return lr_at(
+            step, peak=self.recipe.optim.lr, steps=self.stop, schedule=self.recipe.schedule
+        )
+
+    def measure(self, split: str) -> Result:
+        """Measure the model as it is now."""
+        return measure(
+            self.model,
+            self.data[split],
+            self.header.preprocessing,
+            split=split,
+            device=self.device,
+            batch_size=self.recipe.data.eval_batch_size,
+            workers=self.recipe.data.workers,
+        )
+
+    def save(self, result: Result) -> bool:
+        """Save all state, and the artefact where this is the best so far by validation accuracy.
+
+        Between equal accuracies the lower validation loss wins.
+        """
+        p, value = self.progress, result.accuracy.value
+        better = (value, -result.loss) > (p.best_accuracy, -p.best_loss)
+        if better:
+            p.best_accuracy, p.best_loss = value, result.loss
+            p.best_step = self.state.step
+            save_artifact(self.folder / RUN_FILE, self.model, self.header)
+        saved = {
+            "objective": self.state.objective.state_dict(),
+            "optimizer": self.state.optimizer.state_dict(),
+            "step": self.state.step,
+            "progress": asdict(p),
+        }
+        write_atomically(self.folder / CHECKPOINT, lambda part: torch.save(saved, part))
+        return better
+
+    def epoch(self) -> float:
+        """Return the passes over the training images so far."""
+        return self.state.step / self._steps_per_epoch()
+
+    def _steps_per_epoch(self) -> float:
+        return self.images_in_training / self.recipe.data.batch_size
+
+
+class _Recorder:
+    """Sums the metrics of steps, and writes a line of the log at every look."""
+
+    def __init__(self, run: Run, display: Display) -> None:
+        self.run, self.display = run, display
+        self.since = time.perf_counter()
+        self.shown = 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def count(self, state: TrainState, metrics: Metrics) -> None:
+        """Add a step; show it when the last reading is old enough."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
+        self.run.progress.images += self.run.recipe.data.batch_size
+        self.display.images += self.run.recipe.data.batch_size
+        now = time.perf_counter()
+        if now - self.shown > SECONDS_BETWEEN_READINGS:
+            self.shown = now
+            self.display.advance(state.step, self.means())
+
+    def means(self) -> dict[str, float]:
+        """Return the means since the last look.
+
+        Raises:
+            DivergedError: The loss is not finite.
+        """
+        means = {name: float(value) / self.steps for name, value in self.sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise DivergedError(
+                f"the loss became {means['loss']} before step {self.run.state.step}; "
+                f"{RUN_FILE} in {self.run.folder} is from before\n"
+                f"hint: lower --optim.lr (it is {self.run.recipe.optim.lr}), "
+                "or use --precision float32"
+            )
+        return means
+
+    def look(self, state: TrainState, metrics: Metrics) -> None:
+        """Measure on the validation images, log, and save."""
+        numbers = self.means()
+        run = self.run
+        run.progress.seconds += time.perf_counter() - self.since
+        result = run.measure("val")
+        row: dict[str, Any] = {
+            "step": state.step,
+            "epoch": round(run.epoch(), 3),
+            "lr": run.lr_of(state.step - 1),
+            **{f"train_{name}": value for name, value in numbers.items()},
+            "val_loss": result.loss,
+            "val_accuracy": result.accuracy.value,
+            "images_per_second": round(run.progress.images / run.progress.seconds, 1),
+            "seconds": round(run.progress.seconds, 2),
+        }
+        with (run.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        best = " *" if run.save(result) else ""
+        self.display.note(_line(row, run.stop, best))
+        self.reset()
+        self.since = time.perf_counter()
+
+
+def _line(row: dict[str, Any], stop: int, best: str) -> str:
+    return (
+        f"step {row['step']:>{len(str(stop))}}/{stop}  epoch {row['epoch']:6.2f}  "
+        f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+        f"val accuracy {row['val_accuracy']:6.2%}  {row['images_per_second']:,.0f} images/s  "
+        f"{clock(row['seconds'])}{best}"
+    )
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's log, oldest first."""
+    path = folder / LOG
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _truncate_log(path: Path, step: int) -> None:
+    """Drop rows after the checkpoint, which the resumed run writes again."""
+    rows = [row for row in read_log(path.parent) if row["step"] <= step]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

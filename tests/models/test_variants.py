@@ -1,0 +1,204 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.config import ViTConfig
+from tessera.models.variants import (
+    LETTERS,
+    PATCH_SIZES,
+    SIZES,
+    count_parameters,
+    list_models,
+    parse,
+)
+from tessera.models.vit import ViT
+
+# As google-research/vision_transformer and big_vision count them, for 1000 classes at 224 pixels.
+COUNTS = {
+    "vit_mu_patch16": 76_712,
+    "vit_tiny_patch16": 5_717_416,
+    "vit_small_patch32": 22_878_952,
+    "vit_small_patch16": 22_050_664,
+    "vit_medium_patch16": 38_837_736,
+    "vit_base_patch32": 88_224_232,
+    "vit_base_patch16": 86_567_656,
+    "vit_large_patch16": 304_326_632,
+    "vit_so400m_patch14": 413_597_656,
+    "vit_huge_patch14": 632_045_800,
+    "vit_giant_patch14": 1_012_611_432,
+    "vit_gigantic_patch14": 1_844_440_680,
+    "vit_enormous_patch14": 3_807_214_312,
+}
+HEADS = {  # the count does not depend on them; big_vision's vit.py and the paper's Table 1
+    "mu": 2,
+    "tiny": 3,
+    "small": 6,
+    "medium": 8,
+    "base": 12,
+    "large": 16,
+    "so400m": 16,
+    "huge": 16,
+    "giant": 16,
+    "gigantic": 16,
+    "enormous": 16,
+}
+
+
+def built(config: ViTConfig) -> int:
+    """Parameters of the model itself, built without memory for them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in ViT(config).parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+def test_a_size_has_as_many_parameters_as_the_papers(name: str, count: int) -> None:
+    assert built(parse(name)) == count
+    assert count_parameters(parse(name)) == count
+
+
+def test_every_size_has_a_known_count() -> None:
+    assert {name.split("_")[1] for name in COUNTS} == set(SIZES)
+
+
+def test_every_size_has_the_papers_heads() -> None:
+    assert {word: size.num_heads for word, size in SIZES.items()} == HEADS
+
+
+def test_without_a_head_the_huge_model_has_the_count_that_timm_names() -> None:
+    config = parse("vit_huge_patch14", num_classes=0)
+    assert built(config) == count_parameters(config) == 630_764_800
+
+
+@given(
+    heads=st.integers(1, 3),
+    depth=st.integers(0, 2).map(lambda n: n + 1),
+    mlp_dim=st.integers(1, 9),
+    patch=st.integers(1, 5),
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    in_chans=st.integers(1, 4),
+    num_classes=st.integers(0, 5),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_counting_agrees_with_building(
+    heads: int,
+    depth: int,
+    mlp_dim: int,
+    patch: int,
+    grid: tuple[int, int],
+    in_chans: int,
+    num_classes: int,
+) -> None:
+    config = ViTConfig(
+        embed_dim=4 * heads,
+        num_heads=heads,
+        depth=depth,
+        mlp_dim=mlp_dim,
+        patch_size=patch,
+        img_size=(grid[0] * patch, grid[1] * patch),
+        in_chans=in_chans,
+        num_classes=num_classes,
+    )
+    assert count_parameters(config) == built(config)
+
+
+@pytest.mark.parametrize("word", SIZES)
+@pytest.mark.parametrize("patch", PATCH_SIZES)
+def test_the_three_spellings_agree(word: str, patch: int) -> None:
+    letter = SIZES[word].letter
+    config = parse(f"vit_{word}_patch{patch}")
+    assert config == parse(f"ViT-{letter}/{patch}") == parse(f"vit_{word}_patch{patch}_224")
+    size = (config.embed_dim, config.depth, config.num_heads, config.mlp_dim)
+    assert size == SIZES[word][1:]
+    assert config.patch_size == patch
+
+
+def test_no_two_sizes_share_a_letter() -> None:
+    assert len(LETTERS) == len(SIZES)
+    assert parse("ViT-g/14") != parse("ViT-G/14")
+
+
+def test_the_default_config_is_vit_b_16() -> None:
+    assert parse("ViT-B/16") == ViTConfig()
+
+
+def test_every_listed_name_parses() -> None:
+    names = list_models()
+    assert len(names) == len(set(names)) == len(SIZES) * len(PATCH_SIZES)
+    assert {(parse(name).embed_dim, parse(name).patch_size) for name in names} == {
+        (size.embed_dim, patch) for size in SIZES.values() for patch in PATCH_SIZES
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("vit_base_patch16_384", {"img_size": 384}),
+        ("vit_large_patch14_reg4", {"num_registers": 4}),
+        ("vit_large_patch14_reg4_518", {"num_registers": 4, "img_size": 518}),
+        ("vit_tiny_patch4_32", {"img_size": 32}),
+        ("ViT-S/7", {}),
+    ],
+)
+def test_the_name_says_registers_and_resolution(name: str, changes: dict[str, Any]) -> None:
+    config = parse(name)
+    assert config.num_registers == changes.get("num_registers", 0)
+    assert config.img_size == changes.get("img_size", 224)
+
+
+def test_what_is_given_wins_over_the_name() -> None:
+    config = parse("vit_base_patch16_reg4_224", img_size=96, num_registers=1, num_classes=10)
+    assert (config.img_size, config.num_registers, config.num_classes) == (96, 1, 10)
+    assert config.embed_dim == 768
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "resnet50",
+        "vit_base",
+        "vit_bas_patch16",
+        "vit_B_patch16",
+        "vit_base_patch0",
+        "vit_base_patch16_",
+        "vit_base_patch16_224 ",
+        "vit_base_patch16_reg_224",
+        "ViT-base/16",
+        "ViT-X/16",
+        "vit-B/16",
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_grammar(name: str) -> None:
+    with pytest.raises(ValueError, match="^unknown model ") as error:
+        parse(name)
+    first, hint = str(error.value).split("\n")
+    assert repr(name) in first
+    assert hint.startswith("hint: ")
+    assert "vit_<size>_patch<n>[_<side>]" in hint
+    assert all(word in hint for word in SIZES)
+
+
+def test_a_slip_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'vit_base_patch16'\?"):
+        parse("vit_bas_patch16")
+    with pytest.raises(ValueError, match=r"did you mean 'num_registers'\?"):
+        parse("vit_base_patch16", num_register=4)
+
+
+def test_an_unknown_field_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"^a model has no field 'zzz'\nhint: known are embed_dim"):
+        parse("vit_base_patch16", zzz=4)
+
+
+def test_mlp_ratio_is_answered_with_mlp_dim() -> None:
+    with pytest.raises(ValueError, match="mlp_ratio") as error:
+        parse("vit_base_patch16", mlp_ratio=4)
+    assert "hint: mlp_dim is the width itself: mlp_ratio * embed_dim" in str(error.value)
+
+
+def test_a_resolution_that_does_not_fit_is_answered_with_one_that_does() -> None:
+    with pytest.raises(ValueError, match=r"img_size=225 .*\nhint: .* 224$"):
+        parse("vit_base_patch16_225")

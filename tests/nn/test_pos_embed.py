@@ -1,0 +1,214 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage  # type: ignore[import-untyped]
+from torch import Tensor
+
+from tessera.nn.pos_embed import POS_EMBEDS, Learned, PosEmbed, make_pos_embed, resample
+
+PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
+SIDES = st.integers(1, 6)
+GRIDS = [((4, 4), (7, 7)), ((7, 7), (4, 4)), ((2, 5), (6, 3)), ((3, 4), (3, 9))]
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def positions(scheme: PosEmbed, rows: int, grid: tuple[int, int]) -> Tensor:
+    """What the scheme adds to tokens, t d."""
+    return scheme(torch.zeros(1, rows, scheme.embed_dim), grid)[0].detach()
+
+
+def as_images(table: Tensor, grid: tuple[int, int]) -> list[np.ndarray]:
+    """One height x width array per channel of a table of patches only."""
+    return [channel.reshape(grid).numpy() for channel in table[0].T]
+
+
+# What every scheme must do
+
+
+@pytest.mark.parametrize("cls_token", [True, False])
+@pytest.mark.parametrize("name", POS_EMBEDS)
+def test_a_scheme_adds_the_same_to_every_image(name: str, cls_token: bool) -> None:
+    scheme = make_pos_embed(name, (2, 3), 8, cls_token=cls_token)
+    if isinstance(scheme, Learned):
+        torch.nn.init.normal_(scheme.table)
+    for grid in ((2, 3), (4, 1)):
+        rows = grid[0] * grid[1] + cls_token
+        x = random(3, rows, 8)
+        # Measured: 2e-7, from adding to numbers of the size of 4.
+        torch.testing.assert_close(
+            scheme(x, grid) - x, positions(scheme, rows, grid).expand(3, -1, -1), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", sorted(set(POS_EMBEDS) - {"none"}))
+def test_a_scheme_tells_all_patches_apart(name: str) -> None:
+    torch.manual_seed(0)
+    scheme = make_pos_embed(name, (3, 4), 8, cls_token=True)
+    if isinstance(scheme, Learned):
+        torch.nn.init.normal_(scheme.table)
+    patches = positions(scheme, 13, (3, 4))[1:]
+    distance = (patches[:, None] - patches).norm(dim=-1)
+    assert distance[~torch.eye(12, dtype=torch.bool)].min() > 0.01
+
+
+@pytest.mark.parametrize("name", POS_EMBEDS)
+def test_a_scheme_keeps_the_type_of_the_tokens(name: str) -> None:
+    scheme = make_pos_embed(name, (2, 2), 8, cls_token=True).bfloat16()
+    assert scheme(torch.zeros(1, 7, 8, dtype=torch.bfloat16), (2, 3)).dtype == torch.bfloat16
+
+
+def test_no_scheme_adds_nothing() -> None:
+    scheme = make_pos_embed("none", (2, 2), 8, cls_token=True)
+    x = random(2, 5, 8)
+    assert torch.equal(scheme(x, (2, 2)), x)
+    assert not list(scheme.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("lerned", "did you mean 'learned'? known are "), ("xyz", "known are ")],
+)
+def test_an_unknown_scheme_is_answered_with_the_known_ones(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match="^unknown position scheme pos_embed=") as error:
+        make_pos_embed(name, (2, 2), 8, cls_token=True)
+    assert str(error.value).endswith(f"{name!r}\nhint: {hint}{', '.join(POS_EMBEDS)}")
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"), [("sincos1d", 7), ("sincos2d", 6), ("sincos2d", 10), ("sincos2d", 4)]
+)
+def test_a_width_without_room_for_sine_and_cosine_is_refused(name: str, dim: int) -> None:
+    with pytest.raises(ValueError, match=f"pos_embed='{name}' needs .*embed_dim.* not {dim}$"):
+        make_pos_embed(name, (2, 2), dim, cls_token=True)
+
+
+# Learned
+
+
+@pytest.mark.parametrize(("cls_token", "rows"), [(True, 7), (False, 6)])
+def test_a_learned_table_has_a_row_for_every_patch_and_the_class_token(
+    cls_token: bool, rows: int
+) -> None:
+    scheme = make_pos_embed("learned", (2, 3), 8, cls_token=cls_token)
+    assert isinstance(scheme, Learned)
+    assert scheme.table.shape == (1, rows, 8)
+
+
+def test_learned_positions_follow_the_grid_of_the_image() -> None:
+    scheme = Learned((2, 3), 8, cls_token=True)
+    torch.nn.init.normal_(scheme.table, generator=torch.Generator().manual_seed(0))
+    wanted = resample(scheme.table, (2, 3), (4, 5), prefix=1)[0]
+    assert torch.equal(positions(scheme, 21, (4, 5)), wanted.detach())
+    assert torch.equal(positions(scheme, 7, (2, 3)), scheme.table[0].detach())
+
+
+# Sines and cosines
+
+
+@pytest.mark.parametrize(("dim", "grid"), [(2, (2, 3)), (8, (4, 4)), (32, (14, 14))])
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_sincos1d_is_the_formula_of_vaswani(
+    dim: int, grid: tuple[int, int], cls_token: bool
+) -> None:
+    rows = grid[0] * grid[1] + cls_token
+    found = positions(make_pos_embed("sincos1d", grid, dim, cls_token=cls_token), rows, grid)
+    wanted = torch.zeros(rows, dim)
+    for p in range(rows):
+        for i in range(dim // 2):
+            angle = p / 10_000 ** (2 * i / dim)
+            wanted[p, 2 * i] = math.sin(angle)
+            wanted[p, 2 * i + 1] = math.cos(angle)
+    # Measured: 8e-6, as a float32 angle of the size of 100 is known to that much.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(("dim", "grid"), [(8, (2, 3)), (12, (5, 4)), (32, (14, 14))])
+@pytest.mark.parametrize("cls_token", [True, False])
+def test_sincos2d_is_the_formula_of_moco_v3(
+    dim: int, grid: tuple[int, int], cls_token: bool
+) -> None:
+    rows, quarter = grid[0] * grid[1] + cls_token, dim // 4
+    found = positions(make_pos_embed("sincos2d", grid, dim, cls_token=cls_token), rows, grid)
+    wanted = torch.zeros(rows, dim)  # the row of the class token stays zero
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            for i in range(quarter):
+                omega = 1 / 10_000 ** (i / (quarter - 1))
+                row = wanted[cls_token + y * grid[1] + x]
+                row[i], row[quarter + i] = math.sin(x * omega), math.cos(x * omega)
+                row[2 * quarter + i] = math.sin(y * omega)
+                row[3 * quarter + i] = math.cos(y * omega)
+    # Measured: 8e-7.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=5e-6)
+
+
+# Resampling
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_the_same_grid_gives_the_very_table(prefix: int) -> None:
+    table = random(1, prefix + 6, 4)
+    assert resample(table, (2, 3), (2, 3), prefix=prefix) is table
+
+
+@given(old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), prefix=st.integers(0, 2))
+@PROPERTY
+def test_the_class_row_is_kept_and_plays_no_part_in_the_patches(
+    old: tuple[int, int], new: tuple[int, int], prefix: int
+) -> None:
+    table = random(1, prefix + old[0] * old[1], 4)
+    found = resample(table, old, new, prefix=prefix)
+    assert found.shape == (1, prefix + new[0] * new[1], 4)
+    assert torch.equal(found[:, :prefix], table[:, :prefix])
+    assert torch.equal(found[:, prefix:], resample(table[:, prefix:], old, new, prefix=0))
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_bilinear_is_scipys_zoom_as_in_the_papers_code(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    table = random(1, old[0] * old[1], 4)
+    found = resample(table, old, new, prefix=0, mode="bilinear")
+    factors = (new[0] / old[0], new[1] / old[1])
+    for before, after in zip(as_images(table, old), as_images(found, new), strict=True):
+        wanted = ndimage.zoom(before, factors, order=1)
+        # Measured: 4e-7.
+        np.testing.assert_allclose(after, wanted, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_bicubic_is_pillows(old: tuple[int, int], new: tuple[int, int]) -> None:
+    table = random(1, old[0] * old[1], 4)
+    found = resample(table, old, new, prefix=0)
+    for before, after in zip(as_images(table, old), as_images(found, new), strict=True):
+        image = Image.fromarray(np.ascontiguousarray(before))
+        wanted = np.asarray(image.resize(new[::-1], Image.Resampling.BICUBIC))
+        # Measured: 4e-7.
+        np.testing.assert_allclose(after, wanted, rtol=0, atol=5e-6)
+
+
+@given(old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), value=st.floats(-3, 3, width=32))
+@PROPERTY
+def test_a_constant_stays_constant(
+    old: tuple[int, int], new: tuple[int, int], value: float
+) -> None:
+    table = torch.full((1, old[0] * old[1], 2), value)
+    for found in (
+        resample(table, old, new, prefix=0),
+        resample(table, old, new, prefix=0, mode="bilinear"),
+    ):
+        # Measured: 5e-7, from weights that sum to 1 within a rounding error.
+        torch.testing.assert_close(found, torch.full_like(found, value), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_table_keeps_its_type(dtype: torch.dtype) -> None:
+    assert resample(random(1, 7, 4).to(dtype), (2, 3), (3, 3), prefix=1).dtype == dtype
