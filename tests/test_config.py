@@ -1,9 +1,8 @@
 import ast
 import dataclasses
 import importlib.util
-import json
 import re
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -130,11 +129,6 @@ def test_a_config_is_a_value() -> None:
 def test_replacing_a_field_checks_again() -> None:
     with pytest.raises(ValueError, match="depth=0"):
         dataclasses.replace(ViTConfig(), depth=0)
-
-
-def test_a_config_survives_json(unchecked: Any) -> None:
-    config = unchecked.ViTConfig(img_size=(32, 48), representation_dim=7, pool="avg", qk_norm=True)
-    assert unchecked.ViTConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_overrides_are_the_fields_of_a_config_less_the_classes() -> None:

@@ -31,17 +31,25 @@ class ViTConfig:
     in_chans: int = 3
     """Colour channels of an image: C in the paper."""
     num_classes: int = 1000
-    """Outputs of the head; 0 gives the pooled features."""
+    """Outputs of the head; 0 leaves the head out."""
     patch_embed: Literal["conv", "linear"] = "conv"
     """Strided convolution, or flatten and multiply: the same map, weights convert."""
     patch_norm: bool = False
     """LayerNorm before and after the linear projection, as in lucidrains' vit-pytorch."""
     cls_token: bool = True
     """Prepend the learned class token: x_class in equation 1."""
+    dist_token: bool = False
+    """A second learned token, after the class token, to be taught by another model (DeiT)."""
+    dist_head: bool = False
+    """A head of its own for that token; the answer is then the mean of both heads' logits."""
     num_registers: int = 0
     """Extra learned tokens without positions (Darcet et al., 2023), dropped at the output."""
     pos_embed: str = "learned"
     """Position scheme: a key of ``tessera.nn.pos_embed.POS_EMBEDS``."""
+    rope_theta: float = 100.0
+    """Longest period of pos_embed="rope2d", in units of the shortest (DINOv3: 100)."""
+    embed_norm: bool = False
+    """A norm on the tokens before the first block, as in CLIP."""
     pool: Literal["cls", "avg", "map"] = "cls"
     """How tokens become one vector: class token, mean of the patches, or attention pooling."""
     final_norm: Literal["tokens", "pooled", "none"] = "tokens"
@@ -52,8 +60,8 @@ class ViTConfig:
     """Biases in the query, key and value projections."""
     qk_norm: bool = False
     """Normalise queries and keys per head before their product (Dehghani et al., 2023)."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """Linear, GELU, linear; or the gated form of Shazeer (2020)."""
+    mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    """Linear, GELU (exact, by tanh, or x sigmoid(1.702 x)), linear; or gated (Shazeer, 2020)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation of blocks and of the output."""
     norm_eps: float = 1e-6
@@ -79,6 +87,9 @@ class ViTConfig:
         for name in ("num_classes", "num_registers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name in ("norm_eps", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be greater than 0")
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
@@ -91,8 +102,12 @@ class ViTConfig:
                 f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}\n"
                 "hint: change one of them, or give head_dim"
             )
+        if not isinstance(self.img_size, int) and len(self.img_size) != 2:
+            raise ValueError(f"img_size={self.img_size} must be a side, or a height and a width")
         height, width = self.image_shape
-        if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
+        if min(height, width) < 1:
+            raise ValueError(f"img_size={self.img_size} must be at least 1")
+        if height % self.patch_size or width % self.patch_size:
             p = self.patch_size
             fit = tuple(max(1, round(side / p)) * p for side in (height, width))
             raise ValueError(
@@ -107,6 +122,15 @@ class ViTConfig:
                 raise ValueError(f"{field.name}={value!r} is none of {', '.join(choices)}")
         if self.pool == "cls" and not self.cls_token:
             raise ValueError("pool='cls' needs cls_token=True\nhint: use pool='avg' or pool='map'")
+        if self.dist_token and not self.cls_token:
+            raise ValueError("dist_token=True needs cls_token=True, which it stands beside")
+        if self.dist_head and not (self.dist_token and self.pool == "cls" and self.num_classes):
+            raise ValueError("dist_head=True needs dist_token=True, pool='cls' and a head")
+        if self.pool == "map" and self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"pool='map' needs embed_dim={self.embed_dim} to be a multiple of "
+                f"num_heads={self.num_heads}\nhint: change one of them, or use pool='avg'"
+            )
         if self.patch_norm and self.patch_embed != "linear":
             raise ValueError("patch_norm=True needs patch_embed='linear'")
 
@@ -121,6 +145,11 @@ class ViTConfig:
         """Rows and columns of patches at ``img_size``; their product is N in the paper."""
         height, width = self.image_shape
         return height // self.patch_size, width // self.patch_size
+
+    @property
+    def positioned_prefix(self) -> int:
+        """Tokens before the patches that have a position: class and distillation token."""
+        return int(self.cls_token) + int(self.dist_token)
 
     @property
     def attention_dim(self) -> int:
@@ -143,14 +172,18 @@ class ViTOverrides:
     patch_embed: Literal["conv", "linear"] | None = None
     patch_norm: bool | None = None
     cls_token: bool | None = None
+    dist_token: bool | None = None
+    dist_head: bool | None = None
     num_registers: int | None = None
     pos_embed: str | None = None
+    rope_theta: float | None = None
+    embed_norm: bool | None = None
     pool: Literal["cls", "avg", "map"] | None = None
     final_norm: Literal["tokens", "pooled", "none"] | None = None
     representation_dim: int | None = None
     qkv_bias: bool | None = None
     qk_norm: bool | None = None
-    mlp: Literal["gelu", "swiglu"] | None = None
+    mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] | None = None
     norm: Literal["layernorm", "rmsnorm"] | None = None
     norm_eps: float | None = None
     layer_scale_init: float | None = None

@@ -14,8 +14,7 @@ import tessera
 from tessera.cli import COMMANDS, main
 
 TINY = (
-    "--arch.depth 1 --arch.embed-dim 32 --arch.mlp-dim 64 --schedule.total-steps 6 "
-    "--eval-every 100"
+    "--arch.depth 1 --arch.embed-dim 32 --arch.mlp-dim 64 --schedule.total-steps 6 --eval-every 100"
 ).split()
 
 

@@ -172,7 +172,7 @@ def test_what_is_given_wins_over_the_name() -> None:
     ],
 )
 def test_an_unknown_name_is_answered_with_the_grammar(name: str) -> None:
-    with pytest.raises(ValueError, match="^unknown model ") as error:
+    with pytest.raises(ValueError, match=r"^unknown model ") as error:
         parse(name)
     first, hint = str(error.value).split("\n")
     assert repr(name) in first

@@ -108,7 +108,9 @@ def test_clipping_bounds_the_gradient() -> None:
     recipe = Recipe(optim=Optim(clip_grad_norm=0.01))
     norm = train_step(state, make_batch(), recipe, lr=0.0, device=CPU)["grad_norm"]
     assert norm > 0.01  # what is reported is the norm before clipping
-    after = torch.cat([p.grad.flatten() for p in state.objective.parameters() if p.grad is not None])
+    after = torch.cat(
+        [p.grad.flatten() for p in state.objective.parameters() if p.grad is not None]
+    )
     assert after.norm() == pytest.approx(0.01, rel=1e-3)
 
 

@@ -15,7 +15,7 @@ from tessera.nn.init import initialise
 from tessera.nn.norm import make_norm
 from tessera.nn.patch_embed import ConvPatchEmbed, Grid, LinearPatchEmbed, grid_of
 from tessera.nn.pool import AttentionPool
-from tessera.nn.pos_embed import make_pos_embed
+from tessera.nn.pos_embed import PosSpec, Rotation, make_pos_embed
 
 
 class Tokens(NamedTuple):
@@ -23,6 +23,8 @@ class Tokens(NamedTuple):
 
     cls: Float[Tensor, "b c d"]
     """The class token; c is 1, or 0 in a model without one."""
+    dist: Float[Tensor, "b q d"]
+    """The distillation token; q is 1, or 0 in a model without one."""
     registers: Float[Tensor, "b r d"]
     patches: Float[Tensor, "b n d"]
     grid: Grid
@@ -50,9 +52,12 @@ class ViT(nn.Module):
         else:
             self.patch_embed = ConvPatchEmbed(c.patch_size, c.in_chans, c.embed_dim)
         self.cls_token = _tokens(int(c.cls_token), c.embed_dim)
+        self.dist_token = _tokens(int(c.dist_token), c.embed_dim)
         self.register_tokens = _tokens(c.num_registers, c.embed_dim)
-        self.pos_embed = make_pos_embed(c.pos_embed, c.grid, c.embed_dim, cls_token=c.cls_token)
+        self.pos_embed = make_pos_embed(c.pos_embed, _pos_spec(c))
         self.pos_drop = nn.Dropout(c.drop_rate)
+        embed_norm = make_norm(c.norm, c.embed_dim, c.norm_eps) if c.embed_norm else nn.Identity()
+        self.embed_norm = embed_norm
         spec = _block_spec(c)
         self.blocks = nn.ModuleList(
             Block(spec, drop_path=c.drop_path_rate * i / max(c.depth - 1, 1))
@@ -62,28 +67,38 @@ class ViT(nn.Module):
         self.norm = norm if c.final_norm != "none" else nn.Identity()
         if c.pool == "map":
             self.attn_pool = AttentionPool(
-                c.embed_dim, c.num_heads, c.mlp_dim, norm=c.norm, norm_eps=c.norm_eps
+                c.embed_dim, c.num_heads, c.mlp_dim, mlp=c.mlp, norm=c.norm, norm_eps=c.norm_eps
             )
         width = c.representation_dim or c.embed_dim
         if c.representation_dim:
             self.pre_logits = nn.Linear(c.embed_dim, width)
         self.head = nn.Linear(width, c.num_classes) if c.num_classes else nn.Identity()
+        if c.dist_head:
+            self.head_dist = nn.Linear(c.embed_dim, c.num_classes)
         initialise(self, init)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Return logits, or the pooled features where ``num_classes`` is 0."""
+        """Return logits, or what the head would get where ``num_classes`` is 0."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Encode images into tokens, normalised where ``final_norm`` is "tokens"."""
         x, grid = self._embed(images)
+        rotation = self.pos_embed.rotation(grid, x.device)
         for block in self.blocks:
-            x = self._run(block, x)
+            x = self._run(block, x, rotation)
         return self._name(self._norm_tokens(x), grid)
 
     def forward_head(self, tokens: Tokens) -> Float[Tensor, "b k"]:
-        """Turn tokens into logits: pool, and one dense layer or two."""
-        return self.head(self._represent(self.pool(tokens)))
+        """Turn tokens into logits: pool, and one dense layer or two.
+
+        With a head for the distillation token, the mean of both (Touvron et al., 2021, "Training
+        data-efficient image transformers", section 4).
+        """
+        logits = self.head(self._represent(self.pool(tokens)))
+        if self.config.dist_head:
+            logits = (logits + self.head_dist(tokens.dist[:, 0])) / 2
+        return logits
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """Reduce an image's tokens to one vector: the embedding of the image."""
@@ -93,7 +108,7 @@ class ViT(nn.Module):
             case "avg":
                 x = tokens.patches.mean(dim=1)
             case "map":
-                x = self.attn_pool(torch.cat([tokens.cls, tokens.registers, tokens.patches], dim=1))
+                x = self.attn_pool(tokens.patches)
         return self.norm(x) if self.config.final_norm == "pooled" else x
 
     def forward_intermediates(
@@ -110,8 +125,9 @@ class ViT(nn.Module):
         wanted = [self._index(block) for block in blocks]
         found: dict[int, Tokens] = {}
         x, grid = self._embed(images)
+        rotation = self.pos_embed.rotation(grid, x.device)
         for i, block in self._blocks_to(wanted):
-            x = self._run(block, x)
+            x = self._run(block, x, rotation)
             if i in wanted:
                 found[i] = self._name(self.norm(x) if norm else x, grid)
         return [found[i] for i in wanted]
@@ -119,8 +135,9 @@ class ViT(nn.Module):
     def attention_weights(
         self, images: Float[Tensor, "b c h w"], blocks: Sequence[int]
     ) -> list[Float[Tensor, "b heads t t"]]:
-        """Return the exact A of equation 6 in chosen blocks; tokens are class, registers, patches.
+        """Return the exact A of equation 6 in chosen blocks.
 
+        Tokens are in the order class, distillation, registers, patches.
         Recomputed from queries and keys, so that any model can be looked into as it is.
 
         Raises:
@@ -128,11 +145,12 @@ class ViT(nn.Module):
         """
         wanted = [self._index(block) for block in blocks]
         found: dict[int, Tensor] = {}
-        x, _ = self._embed(images)
+        x, grid = self._embed(images)
+        rotation = self.pos_embed.rotation(grid, x.device)
         for i, block in self._blocks_to(wanted):
             if i in wanted:
-                found[i] = block.attention_weights(x)
-            x = block(x)
+                found[i] = block.attention_weights(x, rotation)
+            x = block(x, rotation)
         return [found[i] for i in wanted]
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
@@ -140,27 +158,30 @@ class ViT(nn.Module):
         grid = grid_of(images, self.config.patch_size)
         x = self.patch_embed(images)  # b n d
         batch = x.shape[0]
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(batch, -1, -1), x], dim=1)  # b n+1 d
+        prefix = [
+            t.expand(batch, -1, -1) for t in (self.cls_token, self.dist_token) if t is not None
+        ]
+        x = torch.cat([*prefix, x], dim=1)  # b n+1 d
         x = self.pos_drop(self.pos_embed(x, grid))
         if self.register_tokens is not None:
-            prefix, patches = x.split([int(self.config.cls_token), grid[0] * grid[1]], dim=1)
-            registers = self.register_tokens.expand(batch, -1, -1)
-            x = torch.cat([prefix, registers, patches], dim=1)  # b t d
-        return x, grid
+            counts = [self.config.positioned_prefix, grid[0] * grid[1]]
+            first, patches = x.split(counts, dim=1)
+            x = torch.cat([first, self.register_tokens.expand(batch, -1, -1), patches], dim=1)
+        return self.embed_norm(x), grid  # b t d
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, rotation: Rotation | None) -> Tensor:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, x, rotation, use_reentrant=False)
+        return block(x, rotation)
 
     def _norm_tokens(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.config.final_norm == "tokens" else x
 
     def _name(self, x: Tensor, grid: Grid) -> Tokens:
-        counts = [int(self.config.cls_token), self.config.num_registers, grid[0] * grid[1]]
-        cls, registers, patches = x.split(counts, dim=1)
-        return Tokens(cls, registers, patches, grid)
+        c = self.config
+        counts = [int(c.cls_token), int(c.dist_token), c.num_registers, grid[0] * grid[1]]
+        cls, dist, registers, patches = x.split(counts, dim=1)
+        return Tokens(cls, dist, registers, patches, grid)
 
     def _represent(self, x: Tensor) -> Tensor:
         """The hidden layer of the pre-training head, where there is one (paper, section 3.1)."""
@@ -194,6 +215,16 @@ def create_model(name: str, *, init: str = "paper", num_classes: int = 1000, **a
 
 def _tokens(count: int, dim: int) -> nn.Parameter | None:
     return nn.Parameter(torch.zeros(1, count, dim)) if count else None
+
+
+def _pos_spec(config: ViTConfig) -> PosSpec:
+    return PosSpec(
+        grid=config.grid,
+        embed_dim=config.embed_dim,
+        head_dim=config.attention_dim // config.num_heads,
+        prefix=config.positioned_prefix,
+        theta=config.rope_theta,
+    )
 
 
 def _block_spec(config: ViTConfig) -> BlockSpec:

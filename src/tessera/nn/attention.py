@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tessera.nn.norm import make_norm
+from tessera.nn.pos_embed import Rotation
 
 
 class Attention(nn.Module):
@@ -14,6 +15,8 @@ class Attention(nn.Module):
 
     ``forward`` uses the fused kernel, which never forms A; ``weights`` computes A exactly, from
     the same queries and keys, when somebody wants to look.
+
+    ``rotation`` turns queries and keys by their positions, where the position scheme does that.
 
     Args:
         dim: Width of a token: D.
@@ -46,20 +49,27 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        q, k, v = self._qkv(x)
+    def forward(
+        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+    ) -> Float[Tensor, "b t d"]:
+        q, k, v = self._qkv(x, rotation)
         drop = self.attn_drop if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # equations 6 and 7
         return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
 
-    def weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t t"]:
+    def weights(
+        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+    ) -> Float[Tensor, "b h t t"]:
         """Return A = softmax(q k^T / sqrt(D_h)), equation 6, without dropout; rows sum to 1."""
-        q, k, _ = self._qkv(x)
+        q, k, _ = self._qkv(x, rotation)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
-    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``b h t e``: equation 5."""
         q, k, v = torch.unbind(
             rearrange(self.qkv(x), "b t (qkv h e) -> qkv b h t e", qkv=3, h=self.num_heads)
         )
-        return self.q_norm(q), self.k_norm(k), v
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotation.turn(q), rotation.turn(k)
+        return q, k, v

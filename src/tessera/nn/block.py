@@ -1,6 +1,8 @@
 """The encoder block: equations 2 and 3, and the parts it is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -9,19 +11,35 @@ from torch.nn import functional as F
 
 from tessera.nn.attention import Attention
 from tessera.nn.norm import make_norm
+from tessera.nn.pos_embed import Rotation
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
+}
 
 
 class Mlp(nn.Module):
     """Linear, GELU, linear, with dropout after each linear map (paper, sections 3.1 and B.1)."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, *, activation: str = "gelu", drop: float = 0.0
+    ) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.drop(self.fc2(self.drop(self.activation(self.fc1(x)))))
 
 
 class SwiGlu(nn.Module):
@@ -41,7 +59,11 @@ class SwiGlu(nn.Module):
         return self.drop(self.w3(self.drop(F.silu(gate) * value)))
 
 
-MLPS: dict[str, type[Mlp] | type[SwiGlu]] = {"gelu": Mlp, "swiglu": SwiGlu}
+def make_mlp(kind: str, dim: int, hidden_dim: int, *, drop: float = 0.0) -> Mlp | SwiGlu:
+    """Build the gated MLP for ``swiglu``, else the plain one with the activation of that name."""
+    if kind == "swiglu":
+        return SwiGlu(dim, hidden_dim, drop=drop)
+    return Mlp(dim, hidden_dim, activation=kind, drop=drop)
 
 
 class LayerScale(nn.Module):
@@ -49,7 +71,13 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, init: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dim,), init))
+        self.init = init
+        self.gamma = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set every factor to its first value."""
+        nn.init.constant_(self.gamma, self.init)
 
     def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
         return x * self.gamma
@@ -114,17 +142,21 @@ class Block(nn.Module):
         )
         self.ls1 = _layer_scale(spec)
         self.norm2 = make_norm(spec.norm, spec.dim, spec.norm_eps)
-        self.mlp = MLPS[spec.mlp](spec.dim, spec.mlp_dim, drop=spec.drop)
+        self.mlp = make_mlp(spec.mlp, spec.dim, spec.mlp_dim, drop=spec.drop)
         self.ls2 = _layer_scale(spec)
         self.drop_path = DropPath(drop_path)  # without state, so one serves both branches
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))  # equation 2
+    def forward(
+        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+    ) -> Float[Tensor, "b t d"]:
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rotation)))  # equation 2
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # equation 3
 
-    def attention_weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t t"]:
+    def attention_weights(
+        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+    ) -> Float[Tensor, "b h t t"]:
         """Return the attention probabilities that ``forward`` uses on the same tokens."""
-        return self.attn.weights(self.norm1(x))
+        return self.attn.weights(self.norm1(x), rotation)
 
 
 def _layer_scale(spec: BlockSpec) -> nn.Module:

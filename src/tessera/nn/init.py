@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera.nn.attention import Attention
-from tessera.nn.block import Mlp, SwiGlu
+from tessera.nn.block import LayerScale, Mlp, SwiGlu
 from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
 from tessera.nn.pool import AttentionPool
 from tessera.nn.pos_embed import Learned
@@ -23,7 +23,8 @@ def init_paper(model: nn.Module) -> None:
     """Initialise as google-research/vision_transformer does, trap by trap.
 
     Dense kernels xavier-uniform, with query, key and value each on their own; MLP biases
-    N(0, 1e-6); the patch projection lecun-normal; positions N(0, 0.02); tokens and head zero.
+    N(0, 1e-6); the patch projection lecun-normal; positions N(0, 0.02); class token and head
+    zero. Registers, which that code does not have, N(0, 0.02).
     """
     for module in model.modules():
         match module:
@@ -31,7 +32,7 @@ def init_paper(model: nn.Module) -> None:
                 _xavier_parts(module.qkv, 3)
                 _xavier_parts(module.proj, 1)
             case AttentionPool():
-                nn.init.xavier_uniform_(module.latent)
+                nn.init.xavier_uniform_(module.latent[0])  # flax counts the last two axes
                 for linear, parts in ((module.q, 1), (module.kv, 2), (module.proj, 1)):
                     _xavier_parts(linear, parts)
             case ConvPatchEmbed() | LinearPatchEmbed():
@@ -42,11 +43,14 @@ def init_paper(model: nn.Module) -> None:
                 _mlp_linears(module.fc1, module.fc2)
             case SwiGlu():
                 _mlp_linears(module.w12, module.w3)
-    _tokens_and_heads(model, token_std=0.0, pre_logits=_lecun_normal)
+    _tokens_and_heads(model, cls_std=0.0, pre_logits=_lecun_normal)
 
 
 def init_timm(model: nn.Module) -> None:
-    """Initialise as timm and DeiT do: every linear map N(0, 0.02) cut off at 2, biases zero."""
+    """Initialise in the manner of timm and DeiT: every linear map N(0, 0.02), biases zero.
+
+    The patch projection is lecun-normal and the head zero, as in the other schemes.
+    """
     for module in model.modules():
         match module:
             case nn.Linear():
@@ -57,7 +61,7 @@ def init_timm(model: nn.Module) -> None:
                 nn.init.trunc_normal_(module.table, std=0.02)
             case AttentionPool():
                 nn.init.trunc_normal_(module.latent, std=module.latent.shape[-1] ** -0.5)
-    _tokens_and_heads(model, token_std=1e-6, pre_logits=lambda m: _truncated_normal(m, 0.02))
+    _tokens_and_heads(model, cls_std=1e-6, pre_logits=lambda m: _truncated_normal(m, 0.02))
 
 
 def init_mae(model: nn.Module) -> None:
@@ -72,8 +76,8 @@ def init_mae(model: nn.Module) -> None:
             case Learned():
                 nn.init.normal_(module.table, std=0.02)
             case AttentionPool():
-                nn.init.xavier_uniform_(module.latent)
-    _tokens_and_heads(model, token_std=0.02, pre_logits=lambda m: _xavier_parts(m, 1))
+                nn.init.xavier_uniform_(module.latent[0])
+    _tokens_and_heads(model, cls_std=0.02, pre_logits=lambda m: _xavier_parts(m, 1))
 
 
 INITS: dict[str, Callable[[nn.Module], None]] = {
@@ -93,20 +97,22 @@ def initialise(model: nn.Module, scheme: str) -> None:
         raise ValueError(f"unknown init={scheme!r}\nhint: known are {', '.join(INITS)}")
     with torch.no_grad():
         for module in model.modules():  # norms and LayerScale start the same in every scheme
-            if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm | LayerScale):
                 module.reset_parameters()
         INITS[scheme](model)
 
 
 def _tokens_and_heads(
-    model: nn.Module, *, token_std: float, pre_logits: Callable[[nn.Linear], None]
+    model: nn.Module, *, cls_std: float, pre_logits: Callable[[nn.Linear], None]
 ) -> None:
-    """Class token and registers N(0, token_std); the head zero, so that no class is preferred."""
+    """Class token N(0, cls_std), registers N(0, 0.02); a zero head, which prefers no class."""
     for name, parameter in model.named_parameters():
-        if name in ("cls_token", "register_tokens"):
-            nn.init.normal_(parameter, std=token_std)
+        if name in ("cls_token", "dist_token"):
+            nn.init.normal_(parameter, std=cls_std)
+        elif name == "register_tokens":  # equal ones would have equal gradients, and stay equal
+            nn.init.normal_(parameter, std=0.02)
     for name, module in model.named_children():
-        if name == "head" and isinstance(module, nn.Linear):
+        if name in ("head", "head_dist") and isinstance(module, nn.Linear):
             _zeros(module.weight)
             _zeros(module.bias)
         if name == "pre_logits" and isinstance(module, nn.Linear):

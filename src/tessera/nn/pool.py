@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tessera.nn.block import Mlp
+from tessera.nn.block import make_mlp
 from tessera.nn.norm import make_norm
 
 
 class AttentionPool(nn.Module):
-    """A learned probe attends to all tokens, then an MLP: the "map" head.
+    """A learned probe attends to the patch tokens, then an MLP: the "map" head.
 
     ``x = MHA(probe, tokens); x = x + MLP(norm(x))``, after Zhai et al. (2022), "Scaling Vision
     Transformers", and big_vision's ``MAPHead``.
@@ -23,6 +23,7 @@ class AttentionPool(nn.Module):
         num_heads: int,
         mlp_dim: int,
         *,
+        mlp: str = "gelu",
         norm: str = "layernorm",
         norm_eps: float = 1e-6,
     ) -> None:
@@ -33,7 +34,7 @@ class AttentionPool(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.norm = make_norm(norm, dim, norm_eps)
-        self.mlp = Mlp(dim, mlp_dim)
+        self.mlp = make_mlp(mlp, dim, mlp_dim)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
         q, k, v = self._qkv(x)
