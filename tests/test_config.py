@@ -21,6 +21,9 @@ FLAWS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"num_classes": -1}, "num_classes=-1 must not be negative"),
     ({"num_registers": -2}, "num_registers=-2 must not be negative"),
+    ({"norm_eps": 0.0}, "norm_eps=0.0 must be greater than 0"),
+    ({"rope_theta": 0.0}, "rope_theta=0.0 must be greater than 0"),
+    ({"rope_theta": float("nan")}, "rope_theta=nan must be greater than 0"),
     ({"drop_rate": 1.0}, "drop_rate=1.0 must be in [0, 1)"),
     ({"attn_drop_rate": -0.1}, "attn_drop_rate=-0.1 must be in [0, 1)"),
     ({"drop_path_rate": float("nan")}, "drop_path_rate=nan must be in [0, 1)"),
@@ -44,6 +47,17 @@ FLAWS: list[tuple[dict[str, Any], str]] = [
         "pool='cls' needs cls_token=True\nhint: use pool='avg' or pool='map'",
     ),
     ({"patch_norm": True}, "patch_norm=True needs patch_embed='linear'"),
+    (
+        {"dist_token": True, "cls_token": False, "pool": "avg"},
+        "dist_token=True needs cls_token=True, which it stands beside",
+    ),
+    *(
+        (
+            {"dist_token": True, "dist_head": True, **flaw},
+            "dist_head=True needs dist_token=True, pool='cls' and a head",
+        )
+        for flaw in ({"dist_token": False}, {"pool": "avg"}, {"pool": "map"}, {"num_classes": 0})
+    ),
 ]
 
 
@@ -66,6 +80,25 @@ def test_the_defaults_are_vit_b_16_of_table_1() -> None:
     assert (config.pool, config.pos_embed, config.final_norm) == ("cls", "learned", "tokens")
     assert config.norm_eps == 1e-6
     assert (config.drop_rate, config.attn_drop_rate, config.drop_path_rate) == (0.0, 0.0, 0.0)
+    assert (config.mlp, config.embed_norm, config.rope_theta) == ("gelu", False, 100.0)
+    assert (config.cls_token, config.dist_token, config.dist_head) == (True, False, False)
+    assert config.num_registers == 0
+
+
+@pytest.mark.parametrize("num_registers", [0, 4])
+def test_class_and_distillation_token_have_positions_and_registers_have_none(
+    num_registers: int,
+) -> None:
+    none = ViTConfig(pool="avg", num_registers=num_registers, cls_token=False)
+    assert none.positioned_prefix == 0
+    assert ViTConfig(num_registers=num_registers).positioned_prefix == 1
+    assert ViTConfig(num_registers=num_registers, dist_token=True).positioned_prefix == 2
+
+
+def test_a_distillation_token_needs_no_head_of_its_own() -> None:
+    assert ViTConfig(dist_token=True, dist_head=True).dist_head
+    assert not ViTConfig(dist_token=True).dist_head
+    assert not ViTConfig(dist_token=True, pool="map").dist_head
 
 
 @pytest.mark.parametrize(("flaw", "message"), FLAWS, ids=lambda v: str(v).split("\n")[0])

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 from tessera.config import ViTOverrides
+from tessera.fields import coerce
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ def merge(base: T, changes: dict[str, Any], prefix: str = "") -> T:
                 raise ValueError(f"recipe: {prefix + name!r} is a table, not {value!r}")
             new[name] = merge(old, value, f"{prefix}{name}.")
         else:
-            new[name] = _convert(prefix + name, value, known[name].type)
+            new[name] = coerce(f"recipe: {prefix}{name}", value, known[name].type)
     return replace(base, **new)  # type: ignore[type-var]
 
 
@@ -230,30 +230,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(v) for v in value)}]"
     return repr(value)
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    """Check a TOML value against an annotation; widen int to float and list to tuple."""
-    is_union = isinstance(kind, UnionType) or get_origin(kind) is Union
-    for option in get_args(kind) if is_union else (kind,):
-        matched, converted = _match(value, option)
-        if matched:
-            return converted
-    wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-    raise ValueError(f"recipe: {name} = {value!r} is of the wrong type\nhint: it wants {wanted}")
-
-
-def _match(value: Any, kind: Any) -> tuple[bool, Any]:
-    if kind is NoneType:
-        return value is None or value == "none", None
-    if get_origin(kind) is Literal:
-        return value in get_args(kind), value
-    if get_origin(kind) is tuple:
-        args = get_args(kind)
-        if not isinstance(value, list | tuple) or len(value) != len(args):
-            return False, None
-        pairs = [_match(v, k) for v, k in zip(value, args, strict=True)]
-        return all(ok for ok, _ in pairs), tuple(v for _, v in pairs)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    return type(value) is kind, value

@@ -13,9 +13,10 @@ from PIL import Image
 import tessera
 from tessera.cli import COMMANDS, main
 
-TINY = (
-    "--arch.depth 1 --arch.embed-dim 32 --arch.mlp-dim 64 --schedule.total-steps 6 --eval-every 100"
-).split()
+TINY = [
+    *("--arch.depth", "1", "--arch.embed-dim", "32", "--arch.mlp-dim", "64"),
+    *("--schedule.total-steps", "6", "--eval-every", "100"),
+]
 
 
 @pytest.fixture(scope="module")

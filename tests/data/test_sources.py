@@ -1,6 +1,8 @@
 """DATA: the embedded digits, and folders as people really keep them."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -175,17 +177,21 @@ def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
         load_data(str(make_tree(tmp_path, folders)))
 
 
-def test_the_order_of_files_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
-    make_tree(tmp_path / "one", {"ant": 12, "bee": 12})
-    for folder in ("bee", "ant"):
-        (tmp_path / "two" / folder).mkdir(parents=True)
-        for k in reversed(range(12)):
-            source = tmp_path / "one" / folder / f"{k}.png"
-            (tmp_path / "two" / folder / f"{k}.png").write_bytes(source.read_bytes())
-    one, two = (load_data(str(tmp_path / name)) for name in ("one", "two"))
-    assert {s: p.fingerprint() for s, p in one.splits.items()} == {
-        s: p.fingerprint() for s, p in two.splits.items()
-    }
+def test_the_order_of_files_does_not_depend_on_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = str(make_tree(tmp_path, {"ant": 12, "bee/wild": 6, "bee/tame": 6}))
+    before = {name: part.fingerprint() for name, part in load_data(spec).splits.items()}
+    walk = os.walk
+
+    def reversed_walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for parent, inner, names in walk(top):
+            inner.sort(reverse=True)
+            yield parent, inner, sorted(names, reverse=True)
+
+    monkeypatch.setattr("os.walk", reversed_walk)
+    after = {name: part.fingerprint() for name, part in load_data(spec).splits.items()}
+    assert after == before
 
 
 def test_no_such_folder_is_named_with_the_way_out(tmp_path: Path) -> None:

@@ -78,8 +78,6 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "mae": ("vit_base_patch16_224", {"num_classes": 0}),
     "dino": ("vit_small_patch16_224", {"num_classes": 0}),
     "reg4_gap": ("vit_medium_patch16_reg4_gap_256", {}),
-    "rmsnorm": ("test_vit4", {}),
-    "aimv2": ("aimv2_large_patch14_224", {**PATCH14, "mlp_ratio": None, "num_classes": 0}),
 }
 """Per family: timm's architecture and what differs from ``TINY``; None leaves timm's own value."""
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from tessera.models.variants import parse
 from tessera.models.vit import Tokens, ViT, create_model
 from tessera.nn.block import Block
 from tessera.nn.patch_embed import patchify, unpatchify
-from tessera.nn.pos_embed import POS_EMBEDS, Learned, SinCos2d, resample
+from tessera.nn.pos_embed import POS_EMBEDS, Learned, Rotation, SinCos2d, resample
 
 SCHEMES = sorted(POS_EMBEDS)
 
@@ -49,8 +50,25 @@ def inputs_of_blocks(model: ViT, images: Tensor) -> list[Tensor]:
 
 def assert_same(found: Tokens, wanted: Tokens) -> None:
     assert found.grid == wanted.grid
-    for kind in ("cls", "registers", "patches"):
+    for kind in ("cls", "dist", "registers", "patches"):
         assert torch.equal(getattr(found, kind), getattr(wanted, kind)), kind
+
+
+def joined(tokens: Tokens) -> Tensor:
+    """All tokens in the order in which the blocks see them."""
+    return torch.cat([tokens.cls, tokens.dist, tokens.registers, tokens.patches], dim=1)
+
+
+def dinov3(grid: tuple[int, int], width: int, theta: float) -> Rotation:
+    """Turn of every patch, after DINOv3: axis by axis, period by period."""
+    rows = []
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            centres = (2 * (y + 0.5) / grid[0] - 1, 2 * (x + 0.5) / grid[1] - 1)
+            periods = [theta ** (i / (width // 4)) for i in range(width // 4)]
+            rows.append([2 * math.pi * at / period for at in centres for period in periods] * 2)
+    angles = torch.tensor(rows)
+    return Rotation(sin=angles.sin(), cos=angles.cos())
 
 
 def blocks(model: ViT) -> Iterable[Block]:
@@ -94,6 +112,63 @@ def test_registers_come_after_the_class_token_and_have_no_position() -> None:
     assert torch.equal(tokens[:, 4:], model.patch_embed(images) + table[:, 1:])
 
 
+def test_the_distillation_token_comes_after_the_class_token_and_has_its_own_position() -> None:
+    model, images = mu(dist_token=True, num_registers=3), pixels()
+    (tokens,) = inputs_of_blocks(model, images)
+    assert isinstance(model.pos_embed, Learned)
+    assert model.cls_token is not None
+    assert model.dist_token is not None
+    assert model.register_tokens is not None
+    assert model.dist_token.shape == (1, 1, 32)
+    table = model.pos_embed.table
+    assert table.shape == (1, 4 + 2, 32)
+    assert torch.equal(tokens[:, :1], (model.cls_token + table[:, :1]).expand(2, -1, -1))
+    assert torch.equal(tokens[:, 1:2], (model.dist_token + table[:, 1:2]).expand(2, -1, -1))
+    assert torch.equal(tokens[:, 2:5], model.register_tokens.expand(2, -1, -1))
+    assert torch.equal(tokens[:, 5:], model.patch_embed(images) + table[:, 2:])
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_the_norm_of_the_embedding_is_applied_to_every_token_before_the_first_block(
+    norm: str,
+) -> None:
+    arch: dict[str, Any] = {"dist_token": True, "num_registers": 2, "norm": norm, "norm_eps": 0.1}
+    model, images = mu(embed_norm=True, **arch), pixels(32, 48)
+    assert isinstance(model.embed_norm, nn.LayerNorm | nn.RMSNorm)
+    torch.manual_seed(5)
+    for parameter in model.embed_norm.parameters():
+        nn.init.normal_(parameter)
+    plain = mu(**arch)
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("embed_norm.")}
+    plain.load_state_dict(weights)
+    (bare,), (normed,) = inputs_of_blocks(plain, images), inputs_of_blocks(model, images)
+    centred = bare - bare.mean(dim=-1, keepdim=True) if norm == "layernorm" else bare
+    wanted = centred / (centred.square().mean(dim=-1, keepdim=True) + 0.1).sqrt()
+    wanted = wanted * model.embed_norm.weight
+    if isinstance(model.embed_norm, nn.LayerNorm):
+        wanted = wanted + model.embed_norm.bias
+    # Measured: 5e-7.
+    torch.testing.assert_close(normed, wanted, rtol=0, atol=1e-5)
+
+
+def test_rotary_positions_add_nothing_and_turn_the_patches_in_every_block() -> None:
+    arch: dict[str, Any] = {"depth": 3, "head_dim": 8, "dist_token": True, "num_registers": 2}
+    model, images = mu(pos_embed="rope2d", rope_theta=10.0, **arch), pixels(32, 48)
+    assert model.cls_token is not None
+    assert model.dist_token is not None
+    assert model.register_tokens is not None
+    first = [model.cls_token, model.dist_token, model.register_tokens]
+    z = torch.cat([*(t.expand(2, -1, -1) for t in first), model.patch_embed(images)], dim=1)
+    rotation = dinov3((2, 3), 8, 10.0)
+    found = model.forward_intermediates(images, range(3))
+    for block, tokens in zip(blocks(model), found, strict=True):
+        z = block(z, rotation)
+        # Measured: 2e-6 at most, on tokens of the size of 8.
+        torch.testing.assert_close(joined(tokens), z, rtol=0, atol=2e-5)
+    features = joined(model.forward_features(images))
+    torch.testing.assert_close(features, model.norm(z), rtol=0, atol=2e-5)
+
+
 def test_an_image_does_not_see_the_others_of_its_batch() -> None:
     model, images = mu(depth=2, num_registers=1), pixels(batch=3)
     alone = torch.cat([model(image[None]) for image in images])
@@ -123,7 +198,7 @@ def test_without_positions_the_order_of_patches_does_not_matter(
 
 @pytest.mark.parametrize("pool", ["cls", "avg", "map"])
 def test_a_pool_takes_the_tokens_it_says(pool: str) -> None:
-    model, images = mu(pool=pool, num_registers=2), pixels()
+    model, images = mu(pool=pool, num_registers=2, dist_token=True), pixels()
     tokens = model.forward_features(images)
     match pool:
         case "cls":
@@ -131,7 +206,7 @@ def test_a_pool_takes_the_tokens_it_says(pool: str) -> None:
         case "avg":
             wanted = torch.stack([tokens.patches[:, n] for n in range(4)]).sum(0) / 4
         case _:
-            wanted = model.attn_pool(torch.cat(tokens[:3], dim=1))
+            wanted = model.attn_pool(tokens.patches)
     # Measured: equal; another machine may sum the mean in another order.
     torch.testing.assert_close(model.pool(tokens), wanted, rtol=0, atol=1e-6)
     assert torch.equal(model(images), model.head(model.pool(tokens)))
@@ -150,7 +225,7 @@ def test_the_final_norm_is_where_the_config_says(pool: str) -> None:
     bare = plain.forward_features(images)
     assert_same(on_pooled.forward_features(images), bare)
     normed = on_tokens.forward_features(images)
-    for found, before in zip(normed[:3], bare[:3], strict=True):
+    for found, before in zip(normed[:4], bare[:4], strict=True):
         assert torch.equal(found, on_tokens.norm(before))
     assert torch.equal(on_pooled.pool(bare), on_pooled.norm(plain.pool(bare)))
     assert torch.equal(on_tokens.pool(normed), plain.pool(normed))
@@ -175,30 +250,64 @@ def test_the_pre_training_head_is_dense_tanh_dense() -> None:
     torch.testing.assert_close(model(images), wanted, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("representation_dim", [None, 7])
+def test_a_head_for_the_distillation_token_is_averaged_with_the_other(
+    representation_dim: int | None,
+) -> None:
+    arch: dict[str, Any] = {"representation_dim": representation_dim, "num_registers": 2}
+    model, images = mu(dist_token=True, dist_head=True, **arch), pixels()
+    assert isinstance(model.head_dist, nn.Linear)
+    tokens = model.forward_features(images)
+    x = model.pool(tokens)
+    first = model.head(x if representation_dim is None else torch.tanh(model.pre_logits(x)))
+    second = tokens.dist[:, 0] @ model.head_dist.weight.T + model.head_dist.bias
+    assert (first - second).abs().max() > 0.1  # measured: 4 at least
+    # Measured: equal; another machine may sum in another order.
+    torch.testing.assert_close(model(images), 0.5 * first + 0.5 * second, rtol=0, atol=1e-5)
+
+
+def test_without_a_head_of_its_own_the_distillation_token_is_only_looked_at() -> None:
+    model, images = mu(dist_token=True), pixels()
+    tokens = model.forward_features(images)
+    assert torch.equal(model.forward_head(tokens), model.head(tokens.cls[:, 0]))
+    assert not any(name.startswith("head_dist") for name in model.state_dict())
+    assert model.dist_token is not None
+    before = model(images)
+    with torch.no_grad():
+        model.dist_token.neg_()
+    assert (model(images) - before).abs().max() > 0.01  # measured: 0.9
+
+
 # Tokens by name, and what happens between blocks
 
 
-@pytest.mark.parametrize("cls_token", [True, False])
+@pytest.mark.parametrize(("cls_token", "dist_token"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("num_registers", [0, 3])
 @pytest.mark.parametrize("size", [(32, 32), (48, 80)])
-def test_tokens_are_named(cls_token: bool, num_registers: int, size: tuple[int, int]) -> None:
-    model = mu(cls_token=cls_token, num_registers=num_registers, pool="avg")
+def test_tokens_are_named(
+    cls_token: bool, dist_token: bool, num_registers: int, size: tuple[int, int]
+) -> None:
+    model = mu(cls_token=cls_token, dist_token=dist_token, num_registers=num_registers, pool="avg")
     tokens = model.forward_features(pixels(*size))
     rows, cols = size[0] // 16, size[1] // 16
     assert tokens.grid == (rows, cols)
     assert tokens.cls.shape == (2, int(cls_token), 32)
+    assert tokens.dist.shape == (2, int(dist_token), 32)
     assert tokens.registers.shape == (2, num_registers, 32)
     assert tokens.patches.shape == (2, rows * cols, 32)
 
 
-def test_intermediates_are_the_tokens_after_each_block() -> None:
-    model, images = mu(depth=4, num_registers=2), pixels(32, 48)
+@pytest.mark.parametrize("pos_embed", ["learned", "rope2d"])
+def test_intermediates_are_the_tokens_after_each_block(pos_embed: str) -> None:
+    arch: dict[str, Any] = {"num_registers": 2, "dist_token": True, "pos_embed": pos_embed}
+    model, images = mu(depth=4, **arch), pixels(32, 48)
     found = model.forward_intermediates(images, range(4))
     into = inputs_of_blocks(model, images)
     for i in range(3):  # what comes out of a block goes into the next
-        assert torch.equal(torch.cat(found[i][:3], dim=1), into[i + 1])
+        assert torch.equal(joined(found[i]), into[i + 1])
         assert found[i].grid == (2, 3)
-    assert torch.equal(torch.cat(found[3][:3], dim=1), model.blocks[3](into[3]))
+    rotation = model.pos_embed.rotation((2, 3), images.device)
+    assert torch.equal(joined(found[3]), model.blocks[3](into[3], rotation))
 
 
 def test_intermediates_come_in_the_order_asked_for_and_negative_counts_from_the_end() -> None:
@@ -227,17 +336,37 @@ def test_blocks_below_the_deepest_wanted_are_not_run() -> None:
 
 
 @pytest.mark.parametrize("num_registers", [0, 2])
-def test_attention_weights_are_those_of_the_blocks(num_registers: int) -> None:
-    model, images = mu(depth=3, num_registers=num_registers, qk_norm=True), pixels(32, 48)
+@pytest.mark.parametrize("pos_embed", ["learned", "rope2d"])
+def test_attention_weights_are_those_of_the_blocks(num_registers: int, pos_embed: str) -> None:
+    arch: dict[str, Any] = {"num_registers": num_registers, "pos_embed": pos_embed}
+    model, images = mu(depth=3, qk_norm=True, **arch), pixels(32, 48)
     found = model.attention_weights(images, [2, 0, -2])
     into = inputs_of_blocks(model, images)
-    every = [b.attention_weights(x) for b, x in zip(blocks(model), into, strict=True)]
+    turn = model.pos_embed.rotation((2, 3), images.device)
+    every = [b.attention_weights(x, turn) for b, x in zip(blocks(model), into, strict=True)]
     count = 1 + num_registers + 6
     for weights, i in zip(found, [2, 0, 1], strict=True):
         assert weights.shape == (2, 2, count, count)
         assert torch.equal(weights, every[i])
         # Measured: 2e-7.
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, count), rtol=0, atol=1e-6)
+
+
+def test_attention_weights_with_rotary_positions_are_the_softmax_of_turned_products() -> None:
+    arch: dict[str, Any] = {"head_dim": 8, "dist_token": True, "num_registers": 2}
+    model, images = mu(depth=2, pos_embed="rope2d", rope_theta=10.0, **arch), pixels(32, 48)
+    found = model.attention_weights(images, [0, 1])
+    angles = dinov3((2, 3), 8, 10.0)
+    turns = torch.complex(angles.cos, angles.sin)[:, :4]  # n e/2
+    turns = torch.cat([torch.ones(1 + 1 + 2, 4), turns])  # class, distillation, registers, patches
+    into = inputs_of_blocks(model, images)
+    for block, x, weights in zip(blocks(model), into, found, strict=True):
+        q, k, _ = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, 8)).unbind(dim=2)  # b t h e
+        q, k = (torch.complex(*part.chunk(2, dim=-1)) * turns[:, None] for part in (q, k))
+        scores = torch.einsum("bthe,bshe->bhts", q, k.conj()).real / math.sqrt(8)
+        wanted = scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
+        # Measured: 5e-7.
+        torch.testing.assert_close(weights, wanted, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("block", [3, -4])
@@ -275,6 +404,25 @@ def test_an_image_that_does_not_fit_is_refused_with_a_size_that_does() -> None:
 def test_a_model_runs_in_half_precision(pos_embed: str) -> None:
     model = mu(pos_embed=pos_embed, num_registers=1).bfloat16()
     assert model(pixels(48, 32).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("pos_embed", SCHEMES)
+def test_a_model_built_without_memory_runs_once_it_is_given_weights(pos_embed: str) -> None:
+    everything: dict[str, Any] = {
+        "dist_token": True,
+        "dist_head": True,
+        "num_registers": 2,
+        "embed_norm": True,
+        "layer_scale_init": 0.1,
+        "qk_norm": True,
+    }
+    wanted, images = mu(pos_embed=pos_embed, **everything), pixels(48, 32)
+    with torch.device("meta"):
+        model = ViT(wanted.config).eval()
+    model.load_state_dict(wanted.state_dict(), assign=True)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    assert [name for name, tensor in tensors if tensor.is_meta] == []
+    assert torch.equal(model(images), wanted(images))
 
 
 def test_a_model_is_built_by_any_of_its_names() -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from tessera.config import ViTConfig
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
-from tessera.nn.block import Block
-from tessera.nn.pos_embed import POS_EMBEDS
+from tessera.nn.block import ACTIVATIONS, Block, Mlp
+from tessera.nn.pos_embed import POS_EMBEDS, Rope2d
 
 CONFIGS = st.fixed_dictionaries(
     {
@@ -30,14 +30,18 @@ CONFIGS = st.fixed_dictionaries(
         "patch_embed": st.just("linear"),
         "patch_norm": st.booleans(),
         "cls_token": st.booleans(),
+        "dist_token": st.booleans(),
+        "dist_head": st.booleans(),
         "num_registers": st.integers(0, 2),
         "pos_embed": st.sampled_from(sorted(POS_EMBEDS)),
+        "rope_theta": st.sampled_from([1.0, 1e4]),
+        "embed_norm": st.booleans(),
         "pool": st.sampled_from(["cls", "avg", "map"]),
         "final_norm": st.sampled_from(["tokens", "pooled", "none"]),
         "representation_dim": st.sampled_from([1, 6]),
         "qkv_bias": st.booleans(),
         "qk_norm": st.booleans(),
-        "mlp": st.sampled_from(["gelu", "swiglu"]),
+        "mlp": st.sampled_from(["gelu", "gelu_tanh", "quick_gelu", "swiglu"]),
         "norm": st.sampled_from(["layernorm", "rmsnorm"]),
         "layer_scale_init": st.sampled_from([1e-5, 1.0]),
         "drop_rate": st.just(0.5),
@@ -52,12 +56,15 @@ REASONS = (  # each has a test of its own
     "needs patch_embed='linear'",
     "needs an even embed_dim",
     "needs embed_dim to be a multiple of",
+    "needs heads of a width that 4 divides",
+    "which it stands beside",
+    "dist_head=True needs",
     "pool='map' needs",
 )
 
 
 @given(arch=CONFIGS)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_a_model_that_can_be_built_runs(arch: dict[str, Any]) -> None:
     refusal, model = "", None
     try:
@@ -88,6 +95,9 @@ def test_every_number_of_a_config_reaches_its_part() -> None:
         mlp="swiglu",
         mlp_dim=24,
         pool="map",
+        pos_embed="rope2d",
+        rope_theta=7.0,
+        embed_norm=True,
         norm="rmsnorm",
         norm_eps=0.25,
         qkv_bias=False,
@@ -98,7 +108,7 @@ def test_every_number_of_a_config_reaches_its_part() -> None:
     )
     model = ViT(config)
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm | nn.RMSNorm)]
-    assert len(norms) == 2 * 4 + 2  # two and one for each of q and k in a block, final, pool
+    assert len(norms) == 2 * 4 + 3  # two and one for each of q and k in a block; first, last, pool
     assert all(isinstance(norm, nn.RMSNorm) and norm.eps == 0.25 for norm in norms)
     assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.0, 0.1}  # pool: 0
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -109,4 +119,23 @@ def test_every_number_of_a_config_reaches_its_part() -> None:
         assert f"blocks.{i}.attn.qkv.bias" not in shapes
         assert shapes[f"blocks.{i}.mlp.w12.weight"] == (2 * 24, 32)
         assert shapes[f"blocks.{i}.ls1.gamma"] == shapes[f"blocks.{i}.ls2.gamma"] == (32,)
-    assert shapes["attn_pool.mlp.fc1.weight"] == (24, 32)
+    assert shapes["attn_pool.mlp.w12.weight"] == (2 * 24, 32)
+    assert isinstance(model.pos_embed, Rope2d)
+    spec = model.pos_embed.spec
+    assert (spec.grid, spec.embed_dim, spec.head_dim) == ((14, 14), 32, 8)
+    assert (spec.prefix, spec.theta) == (1, 7.0)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "gelu_tanh", "quick_gelu"])
+def test_the_activation_reaches_the_blocks_and_the_pool(mlp: str) -> None:
+    model = ViT(parse("vit_mu_patch16", depth=2, mlp=mlp, pool="map"))
+    found = [m.activation for m in model.modules() if isinstance(m, Mlp)]
+    assert found == [ACTIVATIONS[mlp]] * 3
+
+
+def test_a_head_for_the_distillation_token_takes_tokens_and_not_the_hidden_layer() -> None:
+    arch: dict[str, Any] = {"dist_token": True, "dist_head": True, "representation_dim": 7}
+    model = ViT(parse("vit_mu_patch16", num_classes=5, **arch))
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert (shapes["head.weight"], shapes["head_dist.weight"]) == ((5, 7), (5, 32))
+    assert shapes["pos_embed.table"] == (1, 14 * 14 + 2, 32)

@@ -26,15 +26,22 @@ DIVERSE: dict[str, dict[str, Any]] = {
     "qk norm": {"qk_norm": True},
     "rms qk norm": {"qk_norm": True, "norm": "rmsnorm", "head_dim": 8},
     "without norm": {"final_norm": "none", "pos_embed": "none"},
+    "rotary": {"pos_embed": "rope2d", "num_registers": 2},
+    "distilled": {"dist_token": True, "dist_head": True},
+    "distilled without a head": {"dist_token": True, "pos_embed": "rope2d"},
+    "like clip": {"embed_norm": True, "mlp": "quick_gelu"},
+    "map and swiglu": {"pool": "map", "mlp": "swiglu"},
+    "map and tanh": {"pool": "map", "mlp": "gelu_tanh"},
 }
 
 
 def mu(**arch: Any) -> ViT:
-    """The smallest model, with the head away from zero, so that gradients pass it."""
+    """The smallest model, with the heads away from zero, so that gradients pass them."""
     torch.manual_seed(0)
     model = ViT(parse("vit_mu_patch16", **{"img_size": 32, "num_classes": 5, **arch}))
-    if isinstance(model.head, nn.Linear):
-        nn.init.normal_(model.head.weight, std=0.5)
+    for name in ("head.weight", "head_dist.weight"):
+        if name in model.state_dict():
+            nn.init.normal_(model.get_parameter(name), std=0.5)
     return model
 
 
@@ -126,9 +133,13 @@ def test_dropout_acts_directly_after_the_positions() -> None:
 # Checkpointing
 
 
-@pytest.mark.parametrize("rates", [{}, {"drop_rate": 0.3, "drop_path_rate": 0.3}])
-def test_grad_checkpointing_changes_no_output_and_no_gradient(rates: dict[str, float]) -> None:
-    model, (images, _) = mu(depth=3, num_registers=1, **rates), batch()
+@pytest.mark.parametrize(
+    "arch",
+    [{}, {"drop_rate": 0.3, "drop_path_rate": 0.3}, {"pos_embed": "rope2d"}],
+    ids=["plain", "rates", "rotary"],
+)
+def test_grad_checkpointing_changes_no_output_and_no_gradient(arch: dict[str, Any]) -> None:
+    model, (images, _) = mu(depth=3, num_registers=1, **arch), batch()
     outputs, found = [], []
     for model.grad_checkpointing in (False, True):
         torch.manual_seed(2)
@@ -160,6 +171,7 @@ def test_grad_checkpointing_runs_the_blocks_again_in_training_only() -> None:
         *({"pos_embed": name} for name in POS_EMBEDS),
         {"pool": "avg", "num_registers": 2, "final_norm": "pooled"},
         {"pool": "map", "patch_embed": "linear", "cls_token": False},
+        {"pos_embed": "rope2d", "num_registers": 2, "dist_token": True, "dist_head": True},
     ],
     ids=lambda arch: ",".join(f"{k}={v}" for k, v in arch.items()),
 )

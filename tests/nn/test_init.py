@@ -20,6 +20,8 @@ EVERYTHING: list[dict[str, Any]] = [
         "patch_embed": "linear",
         "patch_norm": True,
         "num_registers": 2,
+        "dist_token": True,
+        "embed_norm": True,
         "pool": "map",
         "representation_dim": 9,
         "qk_norm": True,
@@ -28,7 +30,9 @@ EVERYTHING: list[dict[str, Any]] = [
         "layer_scale_init": 0.1,
     },
     {"qkv_bias": False, "head_dim": 3, "final_norm": "pooled", "pool": "avg", "num_registers": 1},
+    {"dist_token": True, "dist_head": True, "pos_embed": "rope2d", "head_dim": 4},
 ]
+IDS = ["plain", "everything", "rest", "distilled"]
 
 
 def wide(init: str, **arch: Any) -> ViT:
@@ -69,13 +73,23 @@ def is_zero(parameter: Tensor) -> bool:
 # The paper's scheme
 
 
-def test_the_paper_starts_with_a_zero_head_and_a_zero_class_token() -> None:
-    model = wide("paper")
+def test_the_paper_starts_with_zero_heads_and_a_zero_class_token() -> None:
+    model = wide("paper", dist_token=True, dist_head=True)
     assert isinstance(model.head, nn.Linear)
     assert model.cls_token is not None
-    assert is_zero(model.head.weight)
-    assert is_zero(model.head.bias)
+    assert model.dist_token is not None
+    for parameter in (*model.head.parameters(), *model.head_dist.parameters()):
+        assert is_zero(parameter)
     assert is_zero(model.cls_token)
+    assert not is_zero(model.dist_token)  # else it could stay a twin of the class token
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_registers_are_drawn_from_a_normal_distribution(init: str) -> None:
+    registers = wide(init, num_registers=64).register_tokens
+    assert registers is not None
+    assert_std(registers, 0.02)
+    assert registers.abs().max() > 3.5 * 0.02  # not cut off at two sigma
 
 
 def test_the_paper_draws_positions_from_a_normal_distribution() -> None:
@@ -145,21 +159,19 @@ def test_the_paper_draws_the_probe_and_its_projections_xavier_uniform() -> None:
 
 
 def test_timm_draws_linear_maps_from_one_normal_distribution() -> None:
-    model = wide("timm", num_registers=64)
+    model = wide("timm")
     attention, mlp = only(model, Attention), only(model, Mlp)
     for layer in (attention.qkv, attention.proj, mlp.fc1, mlp.fc2):
         assert_std(layer.weight, 0.02)
         assert is_zero(layer.bias)
     assert_std(only(model, Learned).table, 0.02)
     assert model.cls_token is not None
-    assert model.register_tokens is not None
     # 256 numbers: their deviation is known to 4.4 %; measured 3.5 %.
     assert model.cls_token.std().item() == pytest.approx(1e-6, rel=0.15)
-    assert_std(model.register_tokens, 0.02)
 
 
 def test_mae_draws_linear_maps_xavier_uniform_as_they_are_stored() -> None:
-    model = wide("mae")
+    model = wide("mae", dist_token=True)
     attention, mlp = only(model, Attention), only(model, Mlp)
     assert_uniform(attention.qkv.weight, math.sqrt(6 / (D + 3 * D)))  # packed, as its code has it
     assert_uniform(attention.proj.weight, math.sqrt(6 / (D + D)))
@@ -168,15 +180,16 @@ def test_mae_draws_linear_maps_xavier_uniform_as_they_are_stored() -> None:
     projection = only(model, ConvPatchEmbed).proj
     assert_uniform(projection.weight, math.sqrt(6 / (D + 16 * 16 * 3)))
     assert is_zero(projection.bias)
-    assert model.cls_token is not None
-    # 256 numbers: their deviation is known to 4.4 %; measured 1.5 %.
-    assert model.cls_token.std().item() == pytest.approx(0.02, rel=0.15)
+    for token in (model.cls_token, model.dist_token):
+        assert token is not None
+        # 256 numbers: their deviation is known to 4.4 %; measured 1.5 %.
+        assert token.std().item() == pytest.approx(0.02, rel=0.15)
 
 
 # What every scheme must do
 
 
-@pytest.mark.parametrize("arch", EVERYTHING, ids=["plain", "everything", "rest"])
+@pytest.mark.parametrize("arch", EVERYTHING, ids=IDS)
 @pytest.mark.parametrize("scheme", INITS)
 def test_a_scheme_overwrites_every_parameter(scheme: str, arch: dict[str, Any]) -> None:
     model = narrow(**arch)

@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tessera.nn.block import Mlp, SwiGlu
 from tessera.nn.pool import AttentionPool
 
 DIM, HEADS = 12, 3
 
 
-def make(norm: str = "layernorm") -> AttentionPool:
+def make(norm: str = "layernorm", mlp: str = "gelu") -> AttentionPool:
     """A pool whose every weight matters."""
     torch.manual_seed(0)
-    pool = AttentionPool(DIM, HEADS, 20, norm=norm, norm_eps=0.1)
+    pool = AttentionPool(DIM, HEADS, 20, mlp=mlp, norm=norm, norm_eps=0.1)
     for parameter in pool.parameters():
         nn.init.normal_(parameter, std=0.5)
     return pool.requires_grad_(False)
@@ -44,14 +45,24 @@ def by_hand(pool: AttentionPool, image: Tensor) -> tuple[Tensor, Tensor]:
         normed = normed + pool.norm.bias
     else:
         normed = x / (x.square().mean() + 0.1).sqrt() * pool.norm.weight
-    hidden = pool.mlp.fc1.weight @ normed + pool.mlp.fc1.bias
-    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    return x + pool.mlp.fc2.weight @ hidden + pool.mlp.fc2.bias, torch.tensor(rows, dtype=x.dtype)
+    return x + mlp_by_hand(pool.mlp, normed), torch.tensor(rows, dtype=x.dtype)
+
+
+def mlp_by_hand(mlp: Mlp | SwiGlu, x: Tensor) -> Tensor:
+    """Linear, GELU, linear; or the gated form."""
+    if isinstance(mlp, Mlp):
+        hidden = mlp.fc1.weight @ x + mlp.fc1.bias
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        return mlp.fc2.weight @ hidden + mlp.fc2.bias
+    gate, value = (mlp.w12.weight @ x + mlp.w12.bias).chunk(2)
+    return mlp.w3.weight @ (gate / (1 + torch.exp(-gate)) * value) + mlp.w3.bias
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
-def test_a_probe_attends_to_all_tokens_and_an_mlp_follows(norm: str) -> None:
-    pool, x = make(norm).double(), tokens().double()
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_a_probe_attends_to_all_tokens_and_an_mlp_follows(norm: str, mlp: str) -> None:
+    pool, x = make(norm, mlp).double(), tokens().double()
+    assert isinstance(pool.mlp, Mlp if mlp == "gelu" else SwiGlu)
     for image, out, weights in zip(x, pool(x), pool.weights(x), strict=True):
         wanted, rows = by_hand(pool, image)
         # Measured in float64: 3e-15 for the output, 2e-16 for the weights.

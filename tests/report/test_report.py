@@ -15,7 +15,7 @@ from PIL import Image
 
 from tessera.data.dataset import Dataset, ImageArrays
 from tessera.evaluation.classify import Result
-from tessera.report.figures import confusion, thumbnail
+from tessera.report.figures import confusion, curves, thumbnail
 from tessera.report.report import EXAMPLES, Report, render, result_dict, write_report
 
 PLAIN, HOSTILE = ("abcd", "beta", "cato"), ("<b>&", "\"'>x", "{{1}")
@@ -180,6 +180,12 @@ def test_the_page_of_a_run_has_curves_however_short_it_was(rows: int) -> None:
     assert "Curves" in text
     assert "saved model" in text
     assert "flatters" in text, "validation chose the model, and the page says so"
+
+
+def test_a_curve_of_one_point_is_drawn_as_a_point() -> None:
+    filled = "fill: #2166ac"  # blue is validation, and lines are not filled
+    assert filled in curves(make_report(rows=1).log, 10)
+    assert filled not in curves(make_report(rows=3).log, 10)
 
 
 def test_a_best_step_that_is_not_in_the_log_is_not_marked() -> None:

@@ -109,7 +109,7 @@ def test_a_folder_that_holds_another_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="hint: lower --optim.lr"):
+    with pytest.raises(DivergedError, match=r"hint: lower --optim\.lr"):
         small(tmp_path / "run", **{"optim.lr": 1e30, "optim.clip_grad_norm": "none"})
 
 

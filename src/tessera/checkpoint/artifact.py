@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tessera.config import ViTConfig
 from tessera.data.preprocessing import Preprocessing
+from tessera.fields import build, coerce
 from tessera.models.vit import ViT
 
 FORMAT = 1
@@ -77,9 +78,12 @@ def load_artifact(path: Path) -> LoadedModel:
         ArtifactError: The file is missing, truncated, of another format, or its header lies.
     """
     header = read_header(path)
-    with torch.device("meta"):
-        model = ViT(header.config)
     tensors = _read_tensors(path)
+    try:
+        with torch.device("meta"):
+            model = ViT(header.config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"{path} describes a model that cannot be: {error}") from error
     _check_tensors(model, tensors, path)
     model.load_state_dict(tensors, assign=True)
     return LoadedModel(model=model.eval(), header=header, path=path)
@@ -108,22 +112,27 @@ def read_header(path: Path) -> Header:
         )
     try:
         text = json.loads(metadata["tessera"])
-        if text["format"] > FORMAT:
+        if coerce("format", text["format"], int) > FORMAT:
             raise ArtifactError(
                 f"{path} has format {text['format']}, and this version reads up to {FORMAT}\n"
                 "hint: update tessera-vit"
             )
         header = Header(
-            config=ViTConfig(**_with_tuples(text["config"])),
-            preprocessing=Preprocessing(**_with_tuples(text["preprocessing"])),
-            class_names=tuple(text["class_names"]),
-            card=dict(text["card"]),
+            config=build(ViTConfig, text["config"]),
+            preprocessing=build(Preprocessing, text["preprocessing"]),
+            class_names=coerce("class_names", text["class_names"], tuple[str, ...]),
+            card=coerce("card", text["card"], dict),
         )
     except ArtifactError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(f"{path} has a header that makes no sense: {error}") from error
     _check_names(header.class_names, header.config.num_classes, path)
+    if header.preprocessing.channels != header.config.in_chans:
+        raise ArtifactError(
+            f"{path}: preprocessing makes {header.preprocessing.channels} channels, "
+            f"the model wants {header.config.in_chans}"
+        )
     return header
 
 
@@ -161,11 +170,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """Undo what JSON, which has no tuples, did to the fields of a dataclass."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -177,6 +181,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _check_names(names: Sequence[str], num_classes: int, path: Path) -> None:
     if names and len(names) != num_classes:
         raise ArtifactError(f"{path}: {len(names)} class names for a head of {num_classes} outputs")
+    if len(set(names)) != len(names):
+        raise ArtifactError(f"{path}: a class name stands twice")
 
 
 def _check_tensors(model: ViT, tensors: dict[str, Tensor], path: Path) -> None:
@@ -196,5 +202,7 @@ def _check_tensors(model: ViT, tensors: dict[str, Tensor], path: Path) -> None:
                 f"it {what} {', '.join(names[:3])}{more}"
             )
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ArtifactError(f"{path}: {name} is of type {tensor.dtype}, not of floats")
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{path}: {name} holds values that are not finite")

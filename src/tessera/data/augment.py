@@ -97,7 +97,8 @@ def crop_box(
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
             return left, top, left + w, top + h
     aspect = min(max(width / height, ratio[0]), ratio[1])  # fall back to the largest centre box
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w = min(width, max(1, round(height * aspect)))
+    h = min(height, max(1, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

@@ -136,7 +136,8 @@ class Dataset:
         """Return a hash of the images, their classes and their order."""
         digest = hashlib.sha256("\n".join(self.class_names).encode())
         for row, label in zip(self.rows, self.labels, strict=True):
-            digest.update(b"%d:" % label + self.images.fingerprint(int(row)))
+            image = self.images.fingerprint(int(row))
+            digest.update(b"%d:%d:" % (label, len(image)) + image)
         return digest.hexdigest()[:16]
 
 

@@ -97,7 +97,9 @@ class ViT(nn.Module):
         """
         logits = self.head(self._represent(self.pool(tokens)))
         if self.config.dist_head:
-            logits = (logits + self.head_dist(tokens.dist[:, 0])) / 2
+            taught = tokens.dist[:, 0]
+            taught = self.norm(taught) if self.config.final_norm == "pooled" else taught
+            logits = (logits + self.head_dist(taught)) / 2
         return logits
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:

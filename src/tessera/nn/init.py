@@ -107,9 +107,9 @@ def _tokens_and_heads(
 ) -> None:
     """Class token N(0, cls_std), registers N(0, 0.02); a zero head, which prefers no class."""
     for name, parameter in model.named_parameters():
-        if name in ("cls_token", "dist_token"):
+        if name == "cls_token":
             nn.init.normal_(parameter, std=cls_std)
-        elif name == "register_tokens":  # equal ones would have equal gradients, and stay equal
+        elif name in ("dist_token", "register_tokens"):  # equal tokens would stay equal
             nn.init.normal_(parameter, std=0.02)
     for name, module in model.named_children():
         if name in ("head", "head_dist") and isinstance(module, nn.Linear):
