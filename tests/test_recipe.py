@@ -51,11 +51,13 @@ def test_every_shipped_recipe_is_the_one_that_dumps_writes_back(name: str, tmp_p
 
 def test_the_default_recipe_fits_the_data() -> None:
     assert default_recipe("digits") == load("digits")
-    assert default_recipe("photos/") == load("scratch")
+    assert default_recipe("photos/") == load("finetune")
+    assert default_recipe("photos/", "none") == load("scratch")
 
 
 positive = st.floats(min_value=1e-9, max_value=1e9)
 share = st.floats(min_value=0, max_value=1)
+decay = st.floats(min_value=0, max_value=1, exclude_max=True)
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
 overrides = st.builds(
     ViTOverrides,
@@ -89,7 +91,7 @@ recipes = st.builds(
         flip=share,
     ),
     optim=st.builds(
-        Optim, lr=positive, betas=st.tuples(share, share), clip_grad_norm=st.none() | positive
+        Optim, lr=positive, betas=st.tuples(decay, decay), clip_grad_norm=st.none() | positive
     ),
     schedule=st.builds(
         Schedule,
@@ -169,7 +171,7 @@ def test_a_file_lies_over_the_base_that_is_given(tmp_path: Path) -> None:
     [
         ({"optim": {"weight_decy": 0}}, r"no 'optim.weight_decy'\nhint: .*'optim.weight_decay'"),
         ({"sed": 1}, r"no 'sed'\nhint: did you mean 'seed'"),
-        ({"xyzzy": 1}, r"no 'xyzzy'\nhint: known are model, weights, seed"),
+        ({"xyzzy": 1}, r"no 'xyzzy'\nhint: known are model, weights, offline"),
         ({"arch": {"num_classes": 3}}, r"no 'arch.num_classes'"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact, resolve_model
+from tessera.checkpoint.adapt import adapt
+from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact
+from tessera.checkpoint.choose import choose
+from tessera.checkpoint.load import load_model
 from tessera.data.preprocessing import HALF, Preprocessing
 from tessera.data.sources import DataSplits, load_data
 from tessera.evaluation.classify import Result, measure
@@ -86,7 +89,8 @@ def train(
     if resume:
         return resume_run(spec, folder, changes=changes, console=console)
     if not isinstance(recipe, Recipe):
-        recipe = load(recipe) if recipe else default_recipe(spec)
+        weights = str(fields.get("weights", "auto"))
+        recipe = load(recipe) if recipe else default_recipe(spec, weights)
     return start_run(spec, merge(recipe, changes), folder, console=console)
 
 
@@ -124,20 +128,16 @@ def resume_run(
 def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
     splits = load_data(spec, val_fraction=recipe.data.val_fraction)
     torch.manual_seed(recipe.seed)
-    model, preprocessing = _build(recipe, splits)
-    header = Header(
-        config=model.config,
-        preprocessing=preprocessing,
-        class_names=splits.class_names,
-        card=_card(spec, splits, recipe),
-    )
+    model, header = _build(recipe, splits, console)
     return Run(folder, recipe, splits, model, header, console)
 
 
 def _complete(run: Run) -> TrainedRun:
     """Train what is left, measure and report."""
     _announce(run)
-    if run.state.step < run.stop:
+    if run.recipe.objective == "linear-probe":
+        run.probe()
+    elif run.state.step < run.stop:
         run.train()
     else:
         run.console.print(f"{run.folder} is complete: nothing is left to train", highlight=False)
@@ -152,6 +152,7 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 256,
+    offline: bool = False,
 ) -> Evaluation:
     """Measure a MODEL on a split of DATA; write a report where ``out`` names a folder.
 
@@ -163,7 +164,7 @@ def evaluate(
     """
     if out is not None:
         _refuse_used(Path(out))
-    loaded = load_artifact(resolve_model(model))
+    loaded = load_model(model, offline=offline)
     card = loaded.header.card
     splits = load_data(str(data), val_fraction=float(card.get("val_fraction", 0.15)))
     chosen = splits[split].relabel(loaded.header.class_names)
@@ -191,19 +192,53 @@ def evaluate(
     return Evaluation(result=result, report=write_report(Path(out), report))
 
 
-def _build(recipe: Recipe, splits: DataSplits) -> tuple[ViT, Preprocessing]:
-    """Make the model, and the preprocessing that fits it."""
-    if recipe.weights != "none":
-        raise ValueError(f"cannot start from weights={recipe.weights!r}\nhint: use --weights none")
-    classes = len(splits.class_names)
-    config = parse(recipe.model, num_classes=classes, **recipe.arch.given())
-    if config.in_chans not in (1, 3):
-        raise ValueError(f"arch.in_chans={config.in_chans}: images have 1 channel (grey) or 3")
-    half = HALF[: config.in_chans]
-    preprocessing = Preprocessing(
-        size=config.image_shape, channels=config.in_chans, mean=half, std=half
+def _build(recipe: Recipe, splits: DataSplits, console: Console) -> tuple[ViT, Header]:
+    """Make the model, from nothing or from weights, and the header of its artefact."""
+    names, given = splits.class_names, recipe.arch.given()
+    if recipe.weights == "none":
+        config = parse(recipe.model, num_classes=len(names), **given)
+        if config.in_chans not in (1, 3):
+            raise ValueError(f"arch.in_chans={config.in_chans}: images have 1 channel (grey) or 3")
+        half = HALF[: config.in_chans]
+        preprocessing = Preprocessing(
+            size=config.image_shape, channels=config.in_chans, mean=half, std=half
+        )
+        model, start = ViT(config, init=recipe.init), {"model": recipe.model, "weights": "none"}
+    else:
+        model, preprocessing, start = _start_from(recipe, splits, console)
+    card = {**start, **_card(splits, recipe)}
+    return model, Header(
+        config=model.config, preprocessing=preprocessing, class_names=names, card=card
     )
-    return ViT(config, init=recipe.init), preprocessing
+
+
+def _start_from(
+    recipe: Recipe, splits: DataSplits, console: Console
+) -> tuple[ViT, Preprocessing, dict[str, Any]]:
+    """Load the weights that the recipe names, or choose some, and fit them to the classes."""
+    ref = recipe.weights
+    if ref == "auto":
+        device = pick_device(recipe.device)
+        weights, why = choose(len(splits["train"]), device.type, offline=recipe.offline)
+        ref = weights.name
+        _say(
+            console,
+            f"weights {ref}: {why}, {weights.parameters:,} parameters, licence {weights.license}",
+        )
+    loaded = load_model(ref, offline=recipe.offline)
+    given = recipe.arch.given()
+    model, notes = adapt(loaded, splits.class_names, given)
+    card = loaded.header.card
+    for note in (*card.get("conversion", ()), *notes):
+        _say(console, f"weights {note}")
+    preprocessing = replace(loaded.header.preprocessing, size=model.config.image_shape)
+    kept = ("model", "license", "paper", "trained_on")
+    origin = {key: card[key] for key in kept if key in card}
+    return model, preprocessing, {**origin, "weights": card.get("weights", Path(ref).name)}
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _finish(run: Run) -> TrainedRun:
@@ -246,13 +281,14 @@ def _finish(run: Run) -> TrainedRun:
 def _announce(run: Run) -> None:
     """Say what is about to be trained, on what, and for how long."""
     counts = ", ".join(f"{len(d):,} {name}" for name, d in run.data.splits.items())
-    config = run.model.config
+    config, weights = run.model.config, run.header.card["weights"]
+    start = "from scratch" if weights == "none" else f"from {weights}"
     lines = [
         f"data    {run.data.spec}: {counts} images, {len(run.data.class_names)} classes",
         *(f"note    {note}" for note in run.data.notes),
-        f"model   {run.recipe.model}: {_count(run.model):,} parameters, "
-        f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, "
-        f"from scratch, on {run.device}",
+        f"model   {run.header.card['model']}: {_count(run.model):,} parameters, "
+        f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, {start}, "
+        f"on {run.device}",
         f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.batch_size} images"
         + (f", resumed at step {run.state.step:,}" if run.state.step else ""),
     ]
@@ -283,11 +319,10 @@ def _difference(old: Recipe, new: Recipe) -> str:
     return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
 
 
-def _card(spec: str, splits: DataSplits, recipe: Recipe) -> dict[str, Any]:
+def _card(splits: DataSplits, recipe: Recipe) -> dict[str, Any]:
     """What an artefact says about how it came to be."""
     return {
-        "model": recipe.model,
-        "data": Path(spec).name,
+        "data": Path(splits.spec).name,
         "fingerprint": splits["train"].fingerprint(),
         "val_fraction": recipe.data.val_fraction,
         "seed": recipe.seed,

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from tessera.checkpoint.artifact import LoadedModel, load_artifact, resolve_model
+from tessera.checkpoint.artifact import LoadedModel
+from tessera.checkpoint.load import load_model
 from tessera.data.images import as_image
 
 Source = str | Path | Image.Image | np.ndarray
@@ -75,7 +76,7 @@ class Predictor:
 
         Raises:
             ImageError: An image cannot be read.
-            ValueError: ``top_k`` is less than 1.
+            ValueError: ``top_k`` is less than 1, or the model has no head.
         """
         return [self.name(row, top_k=top_k) for row in self.logits(images)]
 
@@ -83,10 +84,12 @@ class Predictor:
         """Turn the logits of one image into names and probabilities.
 
         Raises:
-            ValueError: ``top_k`` is less than 1.
+            ValueError: ``top_k`` is less than 1, or the model has no head.
         """
         if top_k < 1:
             raise ValueError(f"top_k={top_k} must be at least 1")
+        if not self.class_names:
+            raise ValueError("the model has no head, so it knows no classes\nhint: use embed")
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -96,8 +99,11 @@ class Predictor:
         )
 
     def _batches(self, images: Sequence[Source]) -> Iterator[Tensor]:
-        if isinstance(images, str | Path | Image.Image):
-            raise ValueError("give a list of images\nhint: predictor.predict([image])")
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            raise ValueError(
+                f"images is a {type(images).__name__}, not a list of images\n"
+                "hint: predictor.predict([image]), or list(images) for an array of several"
+            )
         prepare = self.header.preprocessing
         for start in range(0, len(images), self.batch_size):
             batch = [
@@ -106,10 +112,13 @@ class Predictor:
             yield torch.stack(batch).to(self.device)
 
 
-def load(ref: str | Path, *, device: torch.device | str = "cpu") -> Predictor:
-    """Load any MODEL: an artefact file, or a run folder.
+def load(
+    ref: str | Path, *, device: torch.device | str = "cpu", offline: bool = False
+) -> Predictor:
+    """Load any MODEL: an artefact, a run folder, a foreign checkpoint, or published weights.
 
     Raises:
-        ArtifactError: Nothing is there, or it is not what it should be.
+        ValueError: Nothing is there, or it is not what it should be.
+        RunError: Published weights cannot be fetched.
     """
-    return Predictor(load_artifact(resolve_model(ref)), device=device)
+    return Predictor(load_model(ref, offline=offline), device=device)

@@ -1,6 +1,10 @@
 """How a model is trained, as data: a typed tree that TOML files and flags narrow."""
 
+import json
+import math
 import tomllib
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
@@ -13,7 +17,31 @@ from tessera.fields import coerce
 T = TypeVar("T")
 
 DEFAULTS = {"digits": "digits"}
-"""Shipped recipe by DATA; all else is photographs."""
+"""Shipped recipe by DATA; all else is photographs, fine-tuned or from scratch."""
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What is wanted of a value, in words and as a test, which NaN fails."""
+
+AT_LEAST_1: Rule = ("at least 1", lambda n: n >= 1)
+POSITIVE: Rule = ("greater than 0 and finite", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE: Rule = ("at least 0 and finite", lambda x: 0 <= x < math.inf)
+SHARE: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
+SHARES: Rule = (
+    "a low and a high with 0 < low <= high <= 1",
+    lambda pair: 0 < pair[0] <= pair[1] <= 1,
+)
+RATIOS: Rule = (
+    "a low and a high with 0 < low <= high",
+    lambda pair: 0 < pair[0] <= pair[1] < math.inf,
+)
+
+
+def _require(table: Any, name: str, rule: Rule) -> None:
+    """Refuse, before a run, a value that would break it later; None is always fine."""
+    wanted, holds = rule
+    value = getattr(table, name.rpartition(".")[2])
+    if value is not None and not holds(value):
+        raise ValueError(f"{name}={value} must be {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +58,12 @@ class Data:
     """Processes that decode images; 0 is none, None fits the machine and the data."""
     val_fraction: float = 0.15
     """Share of the training images kept for validation where the data has no such split."""
+
+    def __post_init__(self) -> None:
+        for name in ("data.batch_size", "data.micro_batch_size", "data.eval_batch_size"):
+            _require(self, name, AT_LEAST_1)
+        _require(self, "data.workers", NOT_NEGATIVE)
+        _require(self, "data.val_fraction", ("between 0 and 1", lambda x: 0 < x < 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +85,14 @@ class Augment:
     mixup: float = 0.0
     """Beta-distribution parameter of mixup (Zhang et al., 2018); 0 is off."""
 
+    def __post_init__(self) -> None:
+        for name in ("augment.flip", "augment.shift"):
+            _require(self, name, SHARE)
+        for name in ("augment.rotate", "augment.zoom", "augment.mixup"):
+            _require(self, name, NOT_NEGATIVE)
+        _require(self, "augment.crop_scale", SHARES)
+        _require(self, "augment.crop_ratio", RATIOS)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
@@ -64,6 +106,23 @@ class Optim:
     """Decay of the running averages of the gradient and of its square."""
     clip_grad_norm: float | None = 1.0
     """Largest norm of the whole gradient; None is off."""
+    layer_decay: float = 1.0
+    """Factor on the rate from each block to the one below (Clark et al., 2020); 1 is off."""
+    ema_decay: float | None = None
+    """Average the weights over steps with this decay, and use the average; None is off."""
+    head_only_epochs: float = 0.0
+    """Passes at the beginning in which only the head learns, so that it is not the backbone that
+    follows a random head."""
+
+    def __post_init__(self) -> None:
+        _require(self, "optim.lr", POSITIVE)
+        _require(self, "optim.clip_grad_norm", POSITIVE)
+        for name in ("optim.weight_decay", "optim.head_only_epochs"):
+            _require(self, name, NOT_NEGATIVE)
+        _require(self, "optim.layer_decay", POSITIVE)
+        _require(self, "optim.ema_decay", SHARE)
+        each = ("in [0, 1), each", lambda pair: all(0 <= beta < 1 for beta in pair))
+        _require(self, "optim.betas", each)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +140,12 @@ class Schedule:
     final_lr: float = 0.0
     """Rate after the last step."""
 
+    def __post_init__(self) -> None:
+        _require(self, "schedule.epochs", POSITIVE)
+        _require(self, "schedule.total_steps", AT_LEAST_1)
+        _require(self, "schedule.warmup_steps", NOT_NEGATIVE)
+        _require(self, "schedule.final_lr", NOT_NEGATIVE)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -88,8 +153,11 @@ class Recipe:
 
     model: str = "vit_tiny_patch16_224"
     """Name of a model: ViT-B/16, vit_base_patch16 and vit_base_patch16_224 all parse."""
-    weights: str = "none"
-    """Where to start: none is from scratch; else a MODEL, of which all but the head is taken."""
+    weights: str = "auto"
+    """Where to start: none is from scratch, auto chooses published weights for the data and the
+    machine; else a MODEL, of which all but the head is taken, and ``model`` is then not read."""
+    offline: bool = False
+    """Never use the network: take published weights from the cache or not at all."""
     seed: int = 0
     """Decides the first weights, the order of images, augmentation and dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -98,8 +166,9 @@ class Recipe:
     """auto takes cuda, else mps, else cpu."""
     init: str = "paper"
     """First weights: a key of ``tessera.nn.init.INITS``: paper, timm, mae."""
-    objective: Literal["classify"] = "classify"
-    """What is being learnt."""
+    objective: Literal["classify", "linear-probe"] = "classify"
+    """classify trains by gradient; linear-probe fits the head alone, on features of the images as
+    they are."""
     label_smoothing: float = 0.0
     """Probability mass spread over all classes (Szegedy et al., 2016)."""
     grad_checkpointing: bool = False
@@ -113,25 +182,9 @@ class Recipe:
     arch: ViTOverrides = field(default_factory=ViTOverrides)
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("data.batch_size", self.data.batch_size),
-            ("data.eval_batch_size", self.data.eval_batch_size),
-            ("data.micro_batch_size", self.data.micro_batch_size or 1),
-            ("schedule.total_steps", 1 if (n := self.schedule.total_steps) is None else n),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        for name, number in (
-            ("optim.lr", self.optim.lr),
-            ("schedule.epochs", self.schedule.epochs),
-            ("eval_every", self.eval_every),
-        ):
-            if not number > 0:
-                raise ValueError(f"{name}={number} must be greater than 0")
-        if not 0 < self.data.val_fraction < 1:
-            raise ValueError(f"data.val_fraction={self.data.val_fraction} must be between 0 and 1")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} must be in [0, 1)")
+        _require(self, "seed", ("at least 0 and below 2**64", lambda n: 0 <= n < 2**64))
+        _require(self, "eval_every", POSITIVE)
+        _require(self, "label_smoothing", ("in [0, 1)", lambda x: 0 <= x < 1))
 
 
 def shipped() -> dict[str, Path]:
@@ -140,9 +193,9 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def default_recipe(data: str) -> Recipe:
+def default_recipe(data: str, weights: str = "auto") -> Recipe:
     """Return the shipped recipe for a DATA argument when the user names none."""
-    return load(DEFAULTS.get(data, "scratch"))
+    return load(DEFAULTS.get(data, "scratch" if weights == "none" else "finetune"))
 
 
 def load(ref: str | Path, base: Recipe | None = None) -> Recipe:
@@ -193,13 +246,21 @@ def merge(base: T, changes: dict[str, Any], prefix: str = "") -> T:
 
 
 def nested(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Turn ``{"optim.lr": 3e-4}`` into ``{"optim": {"lr": 3e-4}}``."""
+    """Turn ``{"optim.lr": 3e-4}`` into ``{"optim": {"lr": 3e-4}}``.
+
+    Raises:
+        ValueError: A name is a value and a table at once.
+    """
     tree: dict[str, Any] = {}
-    for key, value in overrides.items():
+    for key, value in deepcopy(overrides).items():
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(
+                    f"{key!r} is given, and {parent!r} is {node!r}\nhint: give one of them"
+                )
         node[leaf] = value
     return tree
 
@@ -226,7 +287,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # A JSON string is a TOML string, but for DEL, which TOML alone wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(v) for v in value)}]"
     return repr(value)

@@ -19,10 +19,10 @@ from tessera.checkpoint.artifact import (
     Header,
     load_artifact,
     read_header,
-    resolve_model,
     save_artifact,
     write_atomically,
 )
+from tessera.checkpoint.load import load_model
 from tessera.data.preprocessing import IMAGENET_MEAN, Preprocessing
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
@@ -397,19 +397,19 @@ def test_a_write_replaces_the_old_file_whole(tmp_path: Path) -> None:
 
 
 def test_a_model_is_a_file_or_a_run_folder(saved: Path) -> None:
-    assert resolve_model(saved) == resolve_model(str(saved)) == saved
-    assert resolve_model(saved.parent) == resolve_model(str(saved.parent)) == saved
+    for ref in (saved, str(saved), saved.parent, str(saved.parent)):
+        assert load_model(ref).path == saved
 
 
 def test_a_folder_without_a_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=rf"is a folder without {RUN_FILE}\nhint: ") as caught:
-        resolve_model(tmp_path)
+        load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no model at '.*none'\nhint: "):
-        resolve_model(tmp_path / "none")
+        load_model(tmp_path / "none")
 
 
 def test_no_code_from_a_file_is_run(saved: Path) -> None:

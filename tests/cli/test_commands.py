@@ -97,7 +97,9 @@ def test_shell_completion_knows_the_verbs(capsys: pytest.CaptureFixture[str]) ->
 
 def test_flags_override_the_recipe_which_overrides_the_defaults(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
-    mine.write_text('model = "vit_mu_patch2_8"\n[arch]\nin_chans = 1\n[optim]\nlr = 0.5\n')
+    mine.write_text(
+        'model = "vit_mu_patch2_8"\nweights = "none"\n[arch]\nin_chans = 1\n[optim]\nlr = 0.5\n'
+    )
     out = tmp_path / "run"
     argv = ["train", "digits", "--recipe", str(mine), "--out", str(out)]
     assert main([*argv, "--schedule.total-steps", "2", "--optim.lr", "0.25"]) == 0
@@ -282,6 +284,7 @@ class TestBadInput:
         assert "has no split 'tset'\nhint: it has train, val, test" in refused(argv, capsys)
         for name in ("cat", "dog"):
             (tmp_path / "pets" / name).mkdir(parents=True)
-            shutil.copy(digit, tmp_path / "pets" / name / "1.png")
+            for file in ("1.png", "2.png"):
+                shutil.copy(digit, tmp_path / "pets" / name / file)
         argv = ["evaluate", str(run), str(tmp_path / "pets"), "--split", "train"]
         assert "does not know: cat, dog" in refused(argv, capsys)

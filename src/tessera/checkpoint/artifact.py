@@ -79,6 +79,11 @@ def load_artifact(path: Path) -> LoadedModel:
     """
     header = read_header(path)
     tensors = _read_tensors(path)
+    if header.config.depth > len(tensors):  # before so many blocks are built
+        raise ArtifactError(
+            f"{path} does not hold the model its header describes: "
+            f"it has {len(tensors)} tensors for {header.config.depth} blocks"
+        )
     try:
         with torch.device("meta"):
             model = ViT(header.config)
@@ -112,9 +117,12 @@ def read_header(path: Path) -> Header:
         )
     try:
         text = json.loads(metadata["tessera"])
-        if coerce("format", text["format"], int) > FORMAT:
+        version = coerce("format", text["format"], int)
+        if version < 1:
+            raise ValueError(f"format={version} must be at least 1")
+        if version > FORMAT:
             raise ArtifactError(
-                f"{path} has format {text['format']}, and this version reads up to {FORMAT}\n"
+                f"{path} has format {version}, and this version reads up to {FORMAT}\n"
                 "hint: update tessera-vit"
             )
         header = Header(
@@ -128,34 +136,19 @@ def read_header(path: Path) -> Header:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(f"{path} has a header that makes no sense: {error}") from error
     _check_names(header.class_names, header.config.num_classes, path)
-    if header.preprocessing.channels != header.config.in_chans:
-        raise ArtifactError(
-            f"{path}: preprocessing makes {header.preprocessing.channels} channels, "
-            f"the model wants {header.config.in_chans}"
-        )
+    _check_preprocessing(header, path)
     return header
 
 
-def resolve_model(ref: str | Path) -> Path:
-    """Turn a MODEL argument, a file or a run folder, into the path of its artefact.
-
-    Raises:
-        ArtifactError: Nothing is there, or the folder holds no model.
-    """
-    path = Path(ref).expanduser()
-    if path.is_dir():
-        if (path / RUN_FILE).is_file():
-            return path / RUN_FILE
-        raise ArtifactError(
-            f"{path} is a folder without {RUN_FILE}\n"
-            "hint: give a run folder of `tessera train`, or a .safetensors file"
-        )
-    if not path.exists():
-        raise ArtifactError(
-            f"no model at {str(ref)!r}\n"
-            "hint: give a run folder of `tessera train`, or a .safetensors file"
-        )
-    return path
+def is_artifact(path: Path) -> bool:
+    """Whether a file bears our header, whatever else may be wrong with it."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "tessera" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -185,6 +178,20 @@ def _check_names(names: Sequence[str], num_classes: int, path: Path) -> None:
         raise ArtifactError(f"{path}: a class name stands twice")
 
 
+def _check_preprocessing(header: Header, path: Path) -> None:
+    config, preprocessing = header.config, header.preprocessing
+    if preprocessing.channels != config.in_chans:
+        raise ArtifactError(
+            f"{path}: preprocessing makes {preprocessing.channels} channels, "
+            f"the model wants {config.in_chans}"
+        )
+    if any(side % config.patch_size for side in preprocessing.size):
+        raise ArtifactError(
+            f"{path}: preprocessing makes images of {preprocessing.size}, "
+            f"the model wants multiples of its patch_size={config.patch_size}"
+        )
+
+
 def _check_tensors(model: ViT, tensors: dict[str, Tensor], path: Path) -> None:
     """Compare names, shapes and types with what the config asks for."""
     expected = model.state_dict()
@@ -202,7 +209,9 @@ def _check_tensors(model: ViT, tensors: dict[str, Tensor], path: Path) -> None:
                 f"it {what} {', '.join(names[:3])}{more}"
             )
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ArtifactError(f"{path}: {name} is of type {tensor.dtype}, not of floats")
+        if tensor.dtype != expected[name].dtype:
+            raise ArtifactError(
+                f"{path}: {name} is of type {tensor.dtype}, not {expected[name].dtype}"
+            )
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{path}: {name} holds values that are not finite")

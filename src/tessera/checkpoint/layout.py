@@ -49,7 +49,9 @@ def heads_of(embed_dim: int, hints: Hints) -> int:
     """
     if "num_heads" in hints.overrides:
         return int(hints.overrides["num_heads"])
-    widths = {size.embed_dim: size.num_heads for size in SIZES.values()} | {1536: 24}
+    widths = {size.embed_dim: size.num_heads for size in SIZES.values()}
+    if "giantopt" in hints.name or "giant_patch14" in hints.name:  # 1536 wide, with 16 or 24
+        widths[1536] = 16 if "giantopt" in hints.name else 24
     if embed_dim not in widths:
         raise CheckpointError(
             f"the number of heads cannot be read off tensors of width {embed_dim}\n"

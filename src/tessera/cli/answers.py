@@ -32,7 +32,7 @@ def predict(args: Arguments) -> int:
         raise ValueError(f"{args.out} exists, and nothing is overwritten\nhint: name another file")
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k} must be at least 1")
-    predictor = load(args.model, device=pick_device(args.device))
+    predictor = load(args.model, device=pick_device(args.device), offline=args.offline)
     sources = find_sources(args.inputs)[: args.limit]
     errors: list[ImageError] = []
     rows = list(_answers(predictor, sources, args.top_k, errors))

@@ -16,8 +16,8 @@ class Arguments(Command):
 
     verb: ClassVar[str] = "evaluate"
 
-    model: Positional[Path]
-    """A run folder or a .safetensors file."""
+    model: Positional[str]
+    """A run folder, a checkpoint file or folder, or <model>.<tag> of published weights."""
     data: Positional[str]
     """`digits`, or a folder of class folders, as for train."""
     split: str = "test"
@@ -30,6 +30,8 @@ class Arguments(Command):
     """Images per forward pass."""
     device: str = "auto"
     """auto takes cuda, else mps, else cpu."""
+    offline: bool = False
+    """Never fetch published weights; take them from the cache or not at all."""
 
     def run(self) -> int:
         """Measure."""
@@ -42,6 +44,7 @@ class Arguments(Command):
             out=self.out,
             device=self.device,
             batch_size=self.batch_size,
+            offline=self.offline,
         )
         numbers = found.as_dict()
         if self.format == "json":

@@ -16,20 +16,22 @@ class Arguments(Command):
 
     verb: ClassVar[str] = "inspect"
 
-    model: Positional[Path]
-    """A run folder or a .safetensors file."""
+    model: Positional[str]
+    """A run folder, a checkpoint file or folder, or <model>.<tag> of published weights."""
     format: Literal["table", "json"] = "table"
     """A summary for people, or the whole header for programs."""
+    offline: bool = False
+    """Never fetch published weights; take them from the cache or not at all."""
 
     def run(self) -> int:
         """Check the file against its header, and print that."""
-        from tessera.checkpoint.artifact import load_artifact, resolve_model
+        from tessera.checkpoint.load import load_model
 
-        loaded = load_artifact(resolve_model(self.model))
+        loaded = load_model(self.model, offline=self.offline)
         header = loaded.header
         facts: dict[str, Any] = {
             "file": str(loaded.path),
-            "bytes": loaded.path.stat().st_size,
+            "bytes": _size(loaded.path),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "config": asdict(header.config),
             "preprocessing": header.preprocessing.as_dict(),
@@ -51,6 +53,11 @@ class Arguments(Command):
             if name != "recipe":
                 print(f"  {name:<20}{value}")
         return 0
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file()]
+    return sum(file.stat().st_size for file in files)
 
 
 def _short(names: tuple[str, ...], most: int = 20) -> str:

@@ -15,8 +15,8 @@ class Arguments(Command):
 
     verb: ClassVar[str] = "predict"
 
-    model: Positional[Path]
-    """A run folder or a .safetensors file."""
+    model: Positional[str]
+    """A run folder, a checkpoint file or folder, or <model>.<tag> of published weights."""
     inputs: Positional[tuple[str, ...]]
     """Image files, folders of them, or images of a data set, such as digits:test."""
     top_k: int = 5
@@ -29,6 +29,8 @@ class Arguments(Command):
     """Stop after so many images."""
     device: str = "auto"
     """auto takes cuda, else mps, else cpu."""
+    offline: bool = False
+    """Never fetch published weights; take them from the cache or not at all."""
 
     def run(self) -> int:
         """Predict; the status is 1 when some image could not be read."""

@@ -35,7 +35,11 @@ class Arguments(Command):
         first = cls.read(args)
         if first.resume:
             return first
-        base = load(first.recipe) if first.recipe else default_recipe(first.data)
+        base = (
+            load(first.recipe)
+            if first.recipe
+            else default_recipe(first.data, first.settings.weights)
+        )
         return cls.read(args, cls(data=first.data, settings=base))
 
     def run(self) -> int:

@@ -1,6 +1,7 @@
 """Labelled images as one type, whatever they come from."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class ImageFiles(Images):
         return self.root / str(self.paths[index])
 
     def fingerprint(self, index: int) -> bytes:
-        return f"{self.paths[index]}:{self.path(index).stat().st_size}".encode()
+        return os.fsencode(f"{self.paths[index]}:{self.path(index).stat().st_size}")
 
 
 class ImageArrays(Images):
@@ -134,7 +135,7 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Return a hash of the images, their classes and their order."""
-        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        digest = hashlib.sha256(os.fsencode("\n".join(self.class_names)))
         for row, label in zip(self.rows, self.labels, strict=True):
             image = self.images.fingerprint(int(row))
             digest.update(b"%d:%d:" % (label, len(image)) + image)

@@ -1,5 +1,6 @@
 """One image file or array, read the same way wherever it is needed."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+
+UNDECODABLE = (
+    *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
+    *(TypeError, struct.error),  # EXIF fields of the wrong type
+)
+"""What Pillow raises when a file is damaged."""
 
 
 class ImageError(ValueError):
@@ -28,7 +35,6 @@ def open_image(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         with Image.open(path) as image:
-            image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise ImageError(f"no such image: {path}") from error
@@ -36,12 +42,14 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(f"{path} is a folder, not an image") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is no image that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNDECODABLE as error:
         raise ImageError(f"{path} cannot be decoded: {error}") from error
 
 
 def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
     """Accept a path, a PIL image, or an array of uint8: ``h w``, ``h w 1``, ``h w 3`` or ``h w 4``.
+
+    What comes back is read whole and upright, as from ``open_image``.
 
     Raises:
         ImageError: Not one of these, or not readable.
@@ -50,8 +58,12 @@ def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         case str() | Path():
             return open_image(source)
         case Image.Image():
-            return source
-        case np.ndarray() if source.dtype == np.uint8 and source.ndim in (2, 3):
+            try:
+                return ImageOps.exif_transpose(source)
+            except UNDECODABLE as error:
+                name = getattr(source, "filename", "") or repr(source)
+                raise ImageError(f"{name} cannot be decoded: {error}") from error
+        case np.ndarray() if source.dtype == np.uint8 and source.ndim in (2, 3) and source.size:
             squeezed = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
             if squeezed.ndim == 2 or squeezed.shape[2] in (3, 4):
                 return Image.fromarray(squeezed)
@@ -65,7 +77,7 @@ def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert to grey (1 channel) or RGB (3); 16-bit greys are scaled, alpha is laid on white."""
     mode = "L" if channels == 1 else "RGB"
-    if image.mode == mode:
+    if image.mode == mode and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))

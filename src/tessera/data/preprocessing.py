@@ -1,5 +1,6 @@
 """From an image of any kind to the numbers a model eats: one object, kept inside the artefact."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -49,7 +50,9 @@ class Preprocessing:
                 f"preprocessing: {len(self.mean)} means and {len(self.std)} deviations "
                 f"for {self.channels} channels"
             )
-        if min(self.std) <= 0 or not 0 < self.crop_pct <= 1:
+        if not all(math.isfinite(m) for m in self.mean):
+            raise ValueError(f"preprocessing: mean={self.mean} must be finite")
+        if not all(0 < s < math.inf for s in self.std) or not 0 < self.crop_pct <= 1:
             raise ValueError(
                 f"preprocessing: std={self.std} must be positive and "
                 f"crop_pct={self.crop_pct} in (0, 1]"
@@ -93,9 +96,17 @@ class Preprocessing:
             resized = want_w, max(want_h, int(want_w * image.height / image.width))
         else:
             resized = max(want_w, int(want_h * image.width / image.height)), want_h
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        if resized[0] * resized[1] > 100 * width * height:
+            # A thread of pixels would fill the memory if it were resized whole. Not so for other
+            # images, since Pillow rounds a box differently from torchvision's resize and crop.
+            x, y = image.width / resized[0], image.height / resized[1]
+            right = min((left + width) * x, image.width)
+            bottom = min((top + height) * y, image.height)
+            box = (left * x, top * y, right, bottom)
+            return image.resize((width, height), RESAMPLING[self.interpolation], box)
         if image.size != resized:
             image = image.resize(resized, RESAMPLING[self.interpolation])
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
 

@@ -56,13 +56,18 @@ def load_data(spec: str, *, val_fraction: float = 0.15) -> DataSplits:
         val_fraction: Share of the training images to hold out; stratified, always the same ones.
 
     Raises:
-        ValueError: No such source, no images, fewer than two classes, or a split with a class that
-            the training images do not have.
+        ValueError: No such source, no images, fewer than two classes, no class of two images to
+            cut validation from, or a split with a class that the training images do not have.
     """
     found = EMBEDDED[spec]() if spec in EMBEDDED else _folder(spec)
     if "val" not in found.splits:
         rest, cut = stratified_split(found.splits["train"].labels, val_fraction)
         train = found.splits["train"]
+        if not len(cut):
+            raise ValueError(
+                f"{spec} has no validation split, and one image a class is too few to cut one off\n"
+                "hint: add images, or a val folder"
+            )
         parts = {"train": train.subset(rest), "val": train.subset(cut)}
         note = f"no validation split: {len(cut)} of {len(train)} training images held out for it"
         splits = {**parts, **{k: v for k, v in found.splits.items() if k != "train"}}
@@ -145,13 +150,16 @@ def _read_splits(spec: str, root: Path, by_split: dict[str, Path]) -> DataSplits
 def _class_files(folder: Path, root: Path, notes: list[str]) -> dict[str, list[str]]:
     """Class names and the images below each, as sorted paths relative to the root."""
     found: dict[str, list[str]] = {}
+    loose = sum(_is_image(path.name) for path in folder.iterdir() if path.is_file())
+    if loose:
+        notes.append(f"{loose} images in {folder} are in no class folder and are left out")
     skipped = 0
     for class_folder in _subfolders(folder):
         files: list[str] = []
         for parent, inner, names in os.walk(class_folder):
             inner[:] = [name for name in inner if not name.startswith(".")]
             for name in names:
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                if _is_image(name):
                     files.append(Path(parent, name).relative_to(root).as_posix())
                 else:
                     skipped += 1
@@ -159,6 +167,10 @@ def _class_files(folder: Path, root: Path, notes: list[str]) -> dict[str, list[s
     if skipped:
         notes.append(f"{skipped} files below {folder} are no images and are left out")
     return found
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -69,8 +69,10 @@ class Result:
     @property
     def loss(self) -> float:
         """Mean cross-entropy of the true classes, in nats."""
-        own = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)
-        return float(-np.log(np.maximum(own, 1e-12)).mean())
+        # From logits, since the probability of a class that is far behind rounds to 0.
+        shifted = self.logits - self.logits.max(axis=1, keepdims=True)
+        own = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
+        return float((np.log(np.exp(shifted).sum(axis=1)) - own).mean())
 
 
 @torch.inference_mode()
@@ -92,7 +94,10 @@ def measure(
 
     Raises:
         ImageError: An image cannot be read.
+        ValueError: The split has no images.
     """
+    if not len(data):
+        raise ValueError(f"the {split} split has no images to measure\nhint: choose another split")
     was_training = model.training
     model.eval()
     start = time.perf_counter()
@@ -100,10 +105,12 @@ def measure(
     batches = eval_batches(
         data, preprocessing, batch_size=batch_size, workers=workers, device=device
     )
-    for batch in batches:
-        logits.append(model(batch["image"]).float().cpu().numpy())
-        on_batch(batch["image"].shape[0])
-    model.train(was_training)
+    try:
+        for batch in batches:
+            logits.append(model(batch["image"]).float().cpu().numpy())
+            on_batch(batch["image"].shape[0])
+    finally:
+        model.train(was_training)
     return Result(
         split=split,
         class_names=data.class_names,

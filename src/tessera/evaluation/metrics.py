@@ -69,7 +69,7 @@ def macro_f1(classes: list[ClassMetrics]) -> float:
 
 
 def top_k_hits(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], k: int) -> int:
-    """Count images whose class is among the ``k`` most likely; ties go against the model."""
+    """Count images whose class is among the ``k`` most likely; ties and NaN count against."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
-    better = (logits >= own).sum(axis=1)  # includes the class itself
-    return int((better <= k).sum())
+    rank = (~(logits < own)).sum(axis=1)  # counts the class itself; not >=, which NaN would pass
+    return int((rank <= k).sum())

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 from PIL import Image
+
+from tessera.data.images import to_channels
 
 INK, BLUE, RED, GRID = "#1f2933", "#2166ac", "#b2182b", "#d9dee4"
 
@@ -24,6 +27,7 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "xtick.color": INK,
     "ytick.color": INK,
+    "text.parse_math": False,  # a class may be called a$b$c
     "svg.fonttype": "none",
     "svg.hashsalt": "tessera",
 }
@@ -60,6 +64,8 @@ def curves(rows: Sequence[dict[str, Any]], best_step: int) -> str:
 def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
     """Draw a confusion matrix as SVG, rows normalised; counts are written where they fit."""
     count = len(names)
+    # Folder names that are no UTF-8 hold lone surrogates, which no font takes.
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(10.0, max(3.6, 1.8 + 0.42 * count))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
@@ -81,7 +87,7 @@ def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
 
 def thumbnail(image: Image.Image, side: int = 112) -> str:
     """Return a small square-bounded copy of an image as a PNG data address."""
-    small = image.convert("RGB")
+    small = to_channels(image, 3)
     scale = side / max(small.size)
     size = tuple(max(1, round(length * scale)) for length in small.size)
     # Tiny images are shown as the pixels they are; large ones are reduced smoothly.
@@ -95,7 +101,10 @@ def thumbnail(image: Image.Image, side: int = 112) -> str:
 def _svg(figure: Figure, title: str) -> str:
     """Return the figure as an SVG element with a title for readers that cannot see it."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Matplotlib's font only measures the text; the browser draws it, and has the glyphs.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     end = text.index(">") + 1

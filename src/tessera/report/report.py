@@ -56,7 +56,8 @@ def write_report(folder: Path, report: Report) -> Path:
     text = json.dumps(report.as_dict(), indent=2)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     page = folder / "report.html"
-    page.write_text(render(report), encoding="utf-8")
+    # File names on Linux may be no UTF-8, and Python then holds them as lone surrogates.
+    page.write_text(render(report), encoding="utf-8", errors="backslashreplace")
     return page
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tessera.data.loader import Batch
 from tessera.errors import RunError
 from tessera.objectives.base import Objective
+from tessera.optim.ema import Ema
 from tessera.recipe import Recipe
 
 Metrics = dict[str, Tensor]
@@ -28,6 +29,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     """Steps taken so far."""
+    ema: Ema | None = None
+    """Average of the weights, which is then what is measured and saved."""
 
 
 Action = Callable[[TrainState, Metrics], None]
@@ -67,7 +70,7 @@ def train_step(
     """
     torch.manual_seed(step_seed(recipe.seed, state.step))
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     state.optimizer.zero_grad(set_to_none=True)
     metrics: Metrics = {}
     for micro in _split(batch, recipe.data.micro_batch_size):
@@ -82,6 +85,8 @@ def train_step(
     max_norm = recipe.optim.clip_grad_norm or float("inf")
     metrics["grad_norm"] = nn.utils.clip_grad_norm_(state.objective.parameters(), max_norm)
     state.optimizer.step()
+    if state.ema is not None:
+        state.ema.update(state.objective)
     state.objective.after_step(state.step)
     state.step += 1
     return metrics

@@ -3,21 +3,27 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from tessera.checkpoint.artifact import RUN_FILE, Header, save_artifact, write_atomically
 from tessera.data.loader import train_batches
 from tessera.data.sources import DataSplits
 from tessera.evaluation.classify import Result, measure
+from tessera.evaluation.linear_probe import features, fit_head
 from tessera.models.vit import ViT
 from tessera.objectives.classify import Classify
-from tessera.optim.groups import make_optimizer
+from tessera.optim.ema import Ema
+from tessera.optim.groups import is_head, make_optimizer
 from tessera.optim.schedule import lr_at, total_steps
 from tessera.recipe import Recipe, dumps
 from tessera.training.display import Display, clock, make_display
@@ -30,6 +36,7 @@ from tessera.training.loop import (
 )
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
+FEATURES = Path("checkpoints") / "features.npz"
 LOG = "log.jsonl"
 RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
@@ -69,8 +76,11 @@ class Run:
         self.device = pick_device(self.recipe.device)
         self.model.to(self.device)
         self.model.grad_checkpointing = self.recipe.grad_checkpointing
+        optim, depth = self.recipe.optim, self.model.config.depth
         objective = Classify(self.model, label_smoothing=self.recipe.label_smoothing)
-        self.state = TrainState(objective, make_optimizer(objective, self.recipe.optim))
+        self.state = TrainState(objective, make_optimizer(objective, optim, depth=depth))
+        if optim.ema_decay is not None:
+            self.state.ema = Ema(objective, optim.ema_decay)
         self.images_in_training = len(self.data["train"])
         self.stop = total_steps(
             self.recipe.schedule, self.images_in_training, self.recipe.data.batch_size
@@ -89,6 +99,8 @@ class Run:
         self.state.objective.load_state_dict(saved["objective"])
         self.state.optimizer.load_state_dict(saved["optimizer"])
         self.state.step = saved["step"]
+        if self.state.ema is not None:
+            self.state.ema.restore(**saved["ema"])
         self.progress = Progress(**saved["progress"])
         _truncate_log(self.folder / LOG, self.state.step)
 
@@ -109,6 +121,7 @@ class Run:
             device=self.device,
         )
         display = make_display(self.console, start=self.state.step, stop=self.stop)
+        self._thaw(self.state, {})
         with display:
             recorder = _Recorder(self, display)
             train(
@@ -117,15 +130,72 @@ class Run:
                 self.recipe,
                 stop=self.stop,
                 lr_of=self.lr_of,
-                every=[(1, recorder.count), (interval, recorder.look)],
+                every=[(1, self._thaw), (1, recorder.count), (interval, recorder.look)],
                 device=self.device,
             )
+
+    def probe(self) -> None:
+        """Fit the head alone, on features that are computed once and kept in the folder.
+
+        Raises:
+            ImageError: An image cannot be read.
+        """
+        began = time.perf_counter()
+        path = self.folder / FEATURES
+        if not path.exists():
+            found = {name: self._features(name) for name in ("train", "val")}
+            write_atomically(path, lambda part: _save_arrays(part, found))
+        with np.load(path, allow_pickle=False) as file:
+            sides = [(file[name], self.data[name].labels) for name in ("train", "val")]
+        head = fit_head(sides[0], sides[1], len(self.data.class_names))
+        linear = self.model.head
+        assert isinstance(linear, nn.Linear)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(head.weight))
+            linear.bias.copy_(torch.from_numpy(head.bias))
+        p = self.progress
+        p.seconds, p.images = time.perf_counter() - began, len(self.data["train"])
+        self.state.step = self.stop = 1
+        result = self.measure("val")
+        self.console.print(f"head fitted on frozen features: C={head.strength:g}", highlight=False)
+        self.save(result)
+
+    def _features(self, split: str) -> Float[np.ndarray, "n d"]:
+        return features(
+            self.model,
+            self.data[split],
+            self.header.preprocessing,
+            device=self.device,
+            batch_size=self.recipe.data.eval_batch_size,
+            workers=self.recipe.data.workers,
+        )
 
     def lr_of(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         return lr_at(
             step, peak=self.recipe.optim.lr, steps=self.stop, schedule=self.recipe.schedule
         )
+
+    def _thaw(self, state: TrainState, metrics: Metrics) -> None:
+        """Let only the head learn in the first epochs, if the recipe wants that, then all."""
+        steps = round(self.recipe.optim.head_only_epochs * self._steps_per_epoch())
+        if state.step == 0 or state.step == steps:
+            for name, parameter in state.objective.named_parameters():
+                parameter.requires_grad_(state.step >= steps or is_head(name))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the model for a while, if the recipe has an average."""
+        ema = self.state.ema
+        if ema is None:
+            yield
+            return
+        own = {k: t.detach().clone() for k, t in self.state.objective.state_dict().items()}
+        self.state.objective.load_state_dict(ema.average)
+        try:
+            yield
+        finally:
+            self.state.objective.load_state_dict(own)
 
     def measure(self, split: str) -> Result:
         """Measure the model as it is now."""
@@ -149,8 +219,10 @@ class Run:
         better = result.loss < p.best_loss
         if better:
             p.best_loss, p.best_step = result.loss, self.state.step
-            save_artifact(self.folder / RUN_FILE, self.model, self.header)
+            with self.averaged():
+                save_artifact(self.folder / RUN_FILE, self.model, self.header)
         saved = {
+            "ema": self.state.ema.state() if self.state.ema is not None else None,
             "objective": self.state.objective.state_dict(),
             "optimizer": self.state.optimizer.state_dict(),
             "step": self.state.step,
@@ -213,7 +285,8 @@ class _Recorder:
         numbers = self.means()
         run = self.run
         run.progress.seconds += time.perf_counter() - self.since
-        result = run.measure("val")
+        with run.averaged():
+            result = run.measure("val")
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": round(run.epoch(), 3),
@@ -247,6 +320,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # given a name, numpy would add a suffix of its own
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _truncate_log(path: Path, step: int) -> None:

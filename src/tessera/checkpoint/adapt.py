@@ -1,0 +1,101 @@
+"""Trained weights for other classes, another image size or another patch size."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from tessera.checkpoint.artifact import LoadedModel
+from tessera.checkpoint.rules import CheckpointError
+from tessera.config import ViTConfig
+from tessera.models.vit import ViT
+from tessera.nn.pos_embed import resample
+
+CHANGEABLE = {
+    "img_size",
+    "patch_size",
+    "pool",
+    "drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+}
+"""Fields that may differ from those the weights were trained with."""
+
+HEAD = ("head.", "head_dist.", "pre_logits.")
+
+
+def adapt(
+    loaded: LoadedModel, class_names: tuple[str, ...], overrides: Mapping[str, Any]
+) -> tuple[ViT, tuple[str, ...]]:
+    """Make a model for new classes out of a trained one (paper, section 3.2).
+
+    The whole pre-training head goes, and a zero-initialised linear one takes its place, unless the
+    classes are the same by name. Positions are resampled on their grid, patch kernels by the
+    pseudo-inverse rule.
+
+    Returns:
+        The model, and what was done, a line each.
+
+    Raises:
+        CheckpointError: An override that the weights cannot follow.
+    """
+    old = loaded.header.config
+    changed = {name: value for name, value in overrides.items() if value != getattr(old, name)}
+    fixed = sorted(set(changed) - CHANGEABLE)
+    if fixed or (changed.get("pool", old.pool) == "map") != (old.pool == "map"):
+        raise CheckpointError(
+            f"{', '.join(fixed) or 'pool'} cannot differ from what the weights were trained with\n"
+            f"hint: with weights, these can: {', '.join(sorted(CHANGEABLE))}"
+        )
+    same_head = bool(class_names) and class_names == loaded.header.class_names
+    config = replace(old, **changed, num_classes=len(class_names))
+    if not same_head:
+        config = replace(config, representation_dim=None)
+    model = ViT(config)
+    state = model.state_dict()
+    notes = []
+    for name, tensor in loaded.model.state_dict().items():
+        if name.startswith(HEAD) and not same_head:
+            continue
+        if name == "pos_embed.table" and old.grid != config.grid:
+            prefix = old.positioned_prefix
+            tensor = resample(tensor, old.grid, config.grid, prefix=prefix)
+            notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
+        if name == "patch_embed.proj.weight" and old.patch_size != config.patch_size:
+            tensor = _resize_projection(tensor, old, config)
+            notes.append(f"patches resized from {old.patch_size} to {config.patch_size} pixels")
+        state[name] = tensor
+    model.load_state_dict(state)
+    notes.append("head kept: the classes are the same" if same_head else "new head, all zeros")
+    return model, tuple(notes)
+
+
+def resize_patch_kernel(
+    kernel: Float[Tensor, "d c old old"], patch_size: int
+) -> Float[Tensor, "d c new new"]:
+    """Resize patch kernels so that resized patches give the same tokens (Beyer et al., 2023).
+
+    FlexiViT's pseudo-inverse rule: with B the linear map of bicubic antialiased resizing, the new
+    kernel is pinv(B^T) w, which for a larger patch preserves the product with every resized patch.
+    """
+    old = kernel.shape[-1]
+    basis = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)
+    resized = F.interpolate(basis, size=(patch_size, patch_size), mode="bicubic", antialias=True)
+    inverse = torch.linalg.pinv(resized.reshape(old * old, -1))  # new*new old*old
+    flat = kernel.reshape(*kernel.shape[:2], -1).double()
+    product = torch.einsum("no,dco->dcn", inverse, flat)
+    return product.reshape(*kernel.shape[:2], patch_size, patch_size).to(kernel.dtype)
+
+
+def _resize_projection(weight: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
+    if old.patch_embed != "conv":
+        raise CheckpointError("patch_size can differ only with patch_embed='conv'")
+    return resize_patch_kernel(weight, new.patch_size)
+
+
+def _by(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}x{grid[1]}"
