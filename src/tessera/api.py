@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from tessera.checkpoint.adapt import adapt
+from tessera.checkpoint.adapt import CHANGEABLE, adapt
 from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact
 from tessera.checkpoint.choose import choose
 from tessera.checkpoint.load import load_model
@@ -225,8 +225,9 @@ def _start_from(
             console,
             f"weights {ref}: {why}, {weights.parameters:,} parameters, licence {weights.license}",
         )
-    loaded = load_model(ref, offline=recipe.offline)
     given = recipe.arch.given()
+    told = {name: value for name, value in given.items() if name not in CHANGEABLE}
+    loaded = load_model(ref, overrides=told, offline=recipe.offline)
     model, notes = adapt(loaded, splits.class_names, given)
     card = loaded.header.card
     for note in (*card.get("conversion", ()), *notes):

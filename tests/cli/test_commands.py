@@ -170,8 +170,12 @@ def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "base_patch16"]) == 0
     assert "86,567,656" in capsys.readouterr().out
     assert main(["models", "ViT-L", "--format", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["embed_dim"] for row in rows} == {1024}
+    found = json.loads(capsys.readouterr().out)
+    assert {row["embed_dim"] for row in found["models"]} == {1024}
+    assert main(["models", "cc-by-nc"]) == 0
+    text = capsys.readouterr().out
+    assert "vit_base_patch16_224.mae" in text
+    assert "Apache" not in text
     assert "sizes are mu, tiny" in refused(["models", "resnet"], capsys)
 
 

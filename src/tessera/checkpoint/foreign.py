@@ -65,12 +65,14 @@ def load_foreign(
     if file is None:
         raise CheckpointError(f"{path} is a folder without weights that are known by name")
     json = read_json(file.parent / "config.json") if path.is_dir() else {}
-    hints = Hints(json, name or str(json.get("architecture", "")), dict(overrides or {}))
+    hints = Hints(
+        json, name or str(json.get("architecture", "")), {**_told(json), **(overrides or {})}
+    )
     tensors = read_tensors(file)
     layout, tensors = recognise(tensors, file)
     try:
         fields, notes = layout.configure(tensors, hints)
-        fields |= hints.overrides
+        fields |= {name: v for name, v in hints.overrides.items() if name != "img_size"}
         config = build(ViTConfig, {"pool": "cls", **fields})
         with torch.device("meta"):
             model = ViT(config)
@@ -95,6 +97,15 @@ def load_foreign(
     model.load_state_dict(conversion.state, assign=True)
     folder = path if path.is_dir() else None
     return ForeignModel(model.eval(), layout, conversion, json, folder, notes)
+
+
+def _told(json: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's config.json says of the model, and no tensor does."""
+    arguments = json.get("model_args")
+    if not isinstance(arguments, Mapping):
+        return {}
+    told = {name: arguments[name] for name in ("num_heads", "img_size") if name in arguments}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in told.items()}
 
 
 def recognise(tensors: State, path: Path) -> tuple[Layout, State]:

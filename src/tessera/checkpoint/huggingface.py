@@ -184,8 +184,8 @@ _VIT_RULES = (
             "head_dist": "distillation_classifier",
         }
     ),
-    *pair("head", "cls_classifier"),
     *pair("head", "classifier"),
+    *pair("head", "cls_classifier"),
 )
 
 _DINOV2_RULES = (

@@ -55,7 +55,7 @@ def heads_of(embed_dim: int, hints: Hints) -> int:
     if embed_dim not in widths:
         raise CheckpointError(
             f"the number of heads cannot be read off tensors of width {embed_dim}\n"
-            "hint: say it, with --arch.num-heads"
+            "hint: say it with --arch.num-heads to `tessera convert FILE OUT --to tessera`"
         )
     return widths[embed_dim]
 
@@ -76,6 +76,8 @@ def square_side(patches: int, patch_size: int, hints: Hints) -> int | tuple[int,
     """
     if "img_size" in hints.overrides:
         size: int | tuple[int, int] = hints.overrides["img_size"]
+        if isinstance(size, tuple) and size[0] == size[1]:
+            return size[0]
         return size
     side = round(patches**0.5)
     if side * side != patches:

@@ -47,9 +47,9 @@ def load_model(
         )
     file = path / RUN_FILE if path.is_dir() else path
     if is_artifact(file):
-        if overrides:
-            raise ArtifactError(f"{file} says itself what it is: nothing of it can be overridden")
-        return load_artifact(file)
+        loaded = load_artifact(file)
+        _refuse_overrides(loaded, overrides or {})
+        return loaded
     if path.is_dir() and find_weights(path) is None:
         raise ArtifactError(
             f"{path} is a folder without {RUN_FILE}\n"
@@ -57,6 +57,14 @@ def load_model(
             f"or a file ending in {', '.join(SUFFIXES)}"
         )
     return _foreign(path, record_of(path), overrides)
+
+
+def _refuse_overrides(loaded: LoadedModel, overrides: Mapping[str, Any]) -> None:
+    """An artefact says itself what it is."""
+    for name, value in overrides.items():
+        own = getattr(loaded.header.config, name)
+        if own != value:
+            raise ArtifactError(f"{loaded.path} has {name}={own!r}, which cannot be {value!r}")
 
 
 def _foreign(

@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "measure a model on labelled images",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",
+    "convert": "write a model for timm, transformers or the paper's code",
 }
 """Every verb with its summary; the module of the same name has a class ``Arguments``."""
 

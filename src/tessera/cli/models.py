@@ -1,8 +1,8 @@
-"""List the models that have a name."""
+"""List models and published weights."""
 
 import json
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
@@ -12,48 +12,76 @@ from tessera.models.variants import PATCH_SIZES, SIZES, count_parameters, list_m
 
 @dataclass(kw_only=True)
 class Arguments(Command):
-    """List models by name, with their parameters at 224 pixels and 1,000 classes."""
+    """List models and published weights by name, with parameters and licences."""
 
     verb: ClassVar[str] = "models"
 
     filter: Positional[str] = ""
-    """Part of a name, such as tiny, patch16 or ViT-B."""
+    """Part of a name, a family or a licence: tiny, patch16, ViT-B, dinov2, MIT."""
     format: Literal["table", "json"] = "table"
     """A table for people, or every number for programs."""
 
     def run(self) -> int:
-        """Print the table."""
-        names = {word: size.letter for word, size in SIZES.items()}
-        rows = []
-        for name in list_models():
-            config = parse(name)
-            letter = names[name.removeprefix("vit_").partition("_")[0]]
-            paper = f"ViT-{letter}/{config.patch_size}"
-            if self.filter.lower() in name or self.filter in paper:
-                rows.append((name, paper, config))
-        if not rows:
+        """Print both tables, or what of them fits the filter."""
+        from tessera.checkpoint.weights import published
+
+        models = [row for row in map(_describe, list_models()) if self._fits(row)]
+        weights = [asdict(w) for w in published().values()]
+        weights = [row for row in weights if self._fits(row)]
+        if not models and not weights:
             raise ValueError(
-                f"no model has {self.filter!r} in its name\n"
+                f"nothing has {self.filter!r} in its name, family or licence\n"
                 f"hint: sizes are {', '.join(SIZES)}; patches {', '.join(map(str, PATCH_SIZES))}"
             )
         if self.format == "json":
-            print(
-                json.dumps(
-                    [
-                        {"name": n, "paper": p, "parameters": count_parameters(c), **asdict(c)}
-                        for n, p, c in rows
-                    ],
-                    indent=2,
-                )
-            )
+            print(json.dumps({"models": models, "weights": weights}, indent=2))
             return 0
-        print(
-            f"{'name':<24}{'paper':<15}{'parameters':>14}{'width':>7}{'depth':>7}{'heads':>7}"
-            f"{'MLP':>7}"
-        )
-        for name, paper, c in rows:
-            print(
-                f"{name:<24}{paper:<15}{count_parameters(c):>14,}{c.embed_dim:>7}{c.depth:>7}"
-                f"{c.num_heads:>7}{c.mlp_dim:>7}"
-            )
+        if models:
+            print("Models, at 224 pixels and 1,000 classes\n")
+            _print_models(models)
+        if weights:
+            print(("\n" if models else "") + "Published weights, fetched when you name one\n")
+            _print_weights(weights)
         return 0
+
+    def _fits(self, row: dict[str, Any]) -> bool:
+        keys = ("name", "paper_name", "family", "license")
+        wanted = self.filter.lower()
+        return any(wanted in str(row[key]).lower() for key in keys if key in row)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    config = parse(name)
+    letter = SIZES[name.removeprefix("vit_").partition("_")[0]].letter
+    return {
+        "name": name,
+        "paper_name": f"ViT-{letter}/{config.patch_size}",
+        "parameters": count_parameters(config),
+        **asdict(config),
+    }
+
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    titles = ("parameters", "width", "depth", "heads", "MLP")
+    print(f"{'name':<24}{'paper':<15}" + "".join(f"{title:>{_width(title)}}" for title in titles))
+    for row in rows:
+        numbers = (row["parameters"], row["embed_dim"], row["depth"], row["num_heads"])
+        cells = zip(titles, (*numbers, row["mlp_dim"]), strict=True)
+        shown = "".join(
+            f"{n:>{_width(t)},}" if t == "parameters" else f"{n:>{_width(t)}}" for t, n in cells
+        )
+        print(f"{row['name']:<24}{row['paper_name']:<15}{shown}")
+
+
+def _width(title: str) -> int:
+    return 14 if title == "parameters" else 7
+
+
+def _print_weights(rows: list[dict[str, Any]]) -> None:
+    print(f"{'name':<54}{'parameters':>14}{'pixels':>8}{'classes':>9}  licence")
+    for row in rows:
+        classes = row["num_classes"] or "none"
+        print(
+            f"{row['name']:<54}{row['parameters']:>14,}{row['preprocessing']['size'][0]:>8}"
+            f"{classes:>9}  {row['license']}"
+        )

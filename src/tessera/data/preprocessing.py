@@ -79,6 +79,12 @@ class Preprocessing:
         )
         return (pixels.float() / 255 - mean) / std
 
+    @property
+    def resized_size(self) -> Size2d:
+        """Height and width that an image must cover before the crop: size / crop_pct, truncated."""
+        height, width = (int(side / self.crop_pct + 1e-6) for side in self.size)
+        return height, width
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON knows them."""
         return asdict(self)
@@ -91,7 +97,7 @@ class Preprocessing:
 
     def _crop(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        want_h, want_w = int(height / self.crop_pct), int(width / self.crop_pct)
+        want_h, want_w = self.resized_size
         if want_w * image.height >= want_h * image.width:  # the width is the tight side
             resized = want_w, max(want_h, int(want_w * image.height / image.width))
         else:
