@@ -16,6 +16,7 @@ from tessera.checkpoint.choose import choose
 from tessera.checkpoint.load import load_model
 from tessera.data.preprocessing import HALF, Preprocessing
 from tessera.data.sources import DataSplits, load_data
+from tessera.errors import RunError
 from tessera.evaluation.classify import Result, measure
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
@@ -227,7 +228,13 @@ def _start_from(
         )
     given = recipe.arch.given()
     told = {name: value for name, value in given.items() if name not in CHANGEABLE}
-    loaded = load_model(ref, overrides=told, offline=recipe.offline)
+    try:
+        loaded = load_model(ref, overrides=told, offline=recipe.offline)
+    except RunError as error:
+        raise RunError(
+            f"{error}\nhint: give a file with --weights, or say --weights none to train from "
+            "scratch, which needs many thousands of images"
+        ) from error
     model, notes = adapt(loaded, splits.class_names, given)
     card = loaded.header.card
     for note in (*card.get("conversion", ()), *notes):
