@@ -23,6 +23,9 @@ from tessera.errors import RunError
 logger = logging.getLogger("tessera")
 
 FILE = "model.safetensors"
+HTTP_ERROR = HfHubHTTPError.__bases__[0]
+"""What the hub's HTTP library raises when nobody answers; which library differs by version."""
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -92,7 +95,7 @@ def fetch(weights: Weights, *, offline: bool = False) -> Path:
             *(weights.name, megabytes, weights.license, weights.source),
         )
         path = Path(hf_hub_download(weights.source, FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+    except (HTTP_ERROR, LocalEntryNotFoundError, HFValidationError) as error:
         raise RunError(f"{weights.source} cannot be fetched: {_first_line(error)}") from error
     except OSError as error:  # broken connections of every kind, and full disks
         raise RunError(f"fetching {weights.source} broke off: {_first_line(error)}") from error
