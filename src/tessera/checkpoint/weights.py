@@ -23,7 +23,7 @@ from tessera.errors import RunError
 logger = logging.getLogger("tessera")
 
 FILE = "model.safetensors"
-HTTP_ERROR = HfHubHTTPError.__bases__[0]
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """What the hub's HTTP library raises when nobody answers; which library differs by version."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
