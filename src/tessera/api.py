@@ -341,8 +341,10 @@ def _card(splits: DataSplits, recipe: Recipe) -> dict[str, Any]:
 
 
 def _model_facts(model: ViT, header: Header) -> dict[str, Any]:
+    origin = ("weights", "license", "paper", "trained_on")
     return {
         "name": header.card.get("model", "ViT"),
+        "origin": {key: header.card[key] for key in origin if key in header.card},
         "parameters": _count(model),
         "config": asdict(header.config),
         "preprocessing": header.preprocessing.as_dict(),
