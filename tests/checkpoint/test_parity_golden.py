@@ -16,7 +16,11 @@ from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.nn.pos_embed import resample
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FAMILIES = [p.stem for p in sorted(GOLDEN.glob("*.safetensors")) if p.stem != "timm_resample"]
+FAMILIES = [
+    p.stem
+    for p in sorted(GOLDEN.glob("*.safetensors"))
+    if p.stem.startswith(("timm_", "lucidrains_")) and p.stem != "timm_resample"
+]
 
 State = dict[str, Tensor]
 

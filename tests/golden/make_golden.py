@@ -92,6 +92,16 @@ LUCIDRAINS: dict[str, Any] = {
     "mlp_dim": 48,
 }
 
+TORCHVISION = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 32,
+    "mlp_dim": 64,
+    "num_classes": 5,
+}
+
 FAINT = ("patch_embed.proj.", "to_patch_embedding.2.", "cls_token", "dist_token", "reg_token")
 """Kept small, so that the variance which the first norm divides by shows its epsilon."""
 
@@ -106,6 +116,7 @@ def main() -> None:
     make_timm_resample()
     make_lucidrains("lucidrains_vit", {**LUCIDRAINS, "pool": "cls"})
     make_lucidrains("lucidrains_vit_mean", {**LUCIDRAINS, "pool": "mean"})
+    make_torchvision("torchvision_vit", TORCHVISION)
 
 
 def ensure_torchvision() -> None:
@@ -188,6 +199,21 @@ def make_lucidrains(family: str, arguments: Mapping[str, Any]) -> None:
     }
     metadata = {"architecture": "vit_pytorch.vit.ViT", "arguments": json.dumps(arguments)}
     save(family, state_of(model) | tensors, {"family": family, **metadata}, "vit-pytorch")
+
+
+def make_torchvision(family: str, arguments: Mapping[str, Any]) -> None:
+    """Write ``<family>.safetensors`` of ``torchvision.models.VisionTransformer``."""
+    from torchvision.models import VisionTransformer
+
+    generator = generator_of(family)
+    model = VisionTransformer(**arguments).eval()
+    randomise(model, generator)
+    images = random_images(arguments["image_size"], generator)
+    with torch.no_grad():
+        tensors = {"golden.images": images, "golden.logits": model(images)}
+    metadata = {"architecture": "torchvision.models.VisionTransformer"}
+    metadata |= {"arguments": json.dumps(arguments), "family": family}
+    save(family, state_of(model) | tensors, metadata, "torchvision")
 
 
 def timm_model(architecture: str, arguments: Mapping[str, Any], generator: torch.Generator) -> Any:
