@@ -18,10 +18,11 @@ from tessera.checkpoint.artifact import (
     load_artifact,
     save_artifact,
 )
-from tessera.data.dataset import Dataset, ImageFiles
+from tessera.data.dataset import Dataset
 from tessera.data.images import ImageError
 from tessera.data.preprocessing import Preprocessing
-from tessera.evaluation.classify import measure
+from tessera.data.stored import ImageFiles
+from tessera.evaluation.measure import measure
 from tessera.models.vit import create_model
 from tessera.predict import Predictor, Source, load
 

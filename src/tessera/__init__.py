@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from tessera.api import TrainedRun as TrainedRun
     from tessera.api import evaluate as evaluate
     from tessera.api import train as train
+    from tessera.checkup import Checkup as Checkup
+    from tessera.checkup import doctor as doctor
     from tessera.config import ViTConfig as ViTConfig
     from tessera.models.variants import list_models as list_models
     from tessera.models.vit import Tokens as Tokens
@@ -23,6 +25,8 @@ PUBLIC = {
     "TrainedRun": "api",
     "evaluate": "api",
     "train": "api",
+    "Checkup": "checkup",
+    "doctor": "checkup",
     "ViTConfig": "config",
     "list_models": "models.variants",
     "Tokens": "models.vit",

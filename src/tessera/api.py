@@ -2,27 +2,26 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from tessera.checkpoint.adapt import CHANGEABLE, adapt
 from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact
-from tessera.checkpoint.choose import choose
 from tessera.checkpoint.load import load_model
-from tessera.data.preprocessing import HALF, Preprocessing
-from tessera.data.sources import DataSplits, load_data
-from tessera.errors import RunError
-from tessera.evaluation.classify import Result, measure
-from tessera.models.variants import parse
+from tessera.data.holdout import load_data
+from tessera.data.sources import find_data
+from tessera.data.splits import DataSplits
+from tessera.evaluation.base import Measured
+from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT
-from tessera.recipe import Recipe, default_recipe, dumps, load, merge, nested
+from tessera.recipe import Data, Recipe, default_recipe, dumps, load, merge, nested
 from tessera.report.environment import environment
-from tessera.report.report import Report, result_dict, write_report
+from tessera.report.report import Report, write_report
+from tessera.training.build import build
 from tessera.training.loop import pick_device
 from tessera.training.run import CHECKPOINT, RECIPE, Run, read_log
 
@@ -31,12 +30,12 @@ from tessera.training.run import CHECKPOINT, RECIPE, Run, read_log
 class Evaluation:
     """What was measured, and where it is written."""
 
-    result: Result
+    result: Measured
     report: Path | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers as JSON knows them."""
-        return result_dict(self.result)
+        return self.result.as_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class TrainedRun:
     """A finished run."""
 
     folder: Path
-    results: dict[str, Result]
+    results: dict[str, Measured]
     """By split: val, and test where the data has one."""
     seconds: float
     """Time spent training, without measuring."""
@@ -73,7 +72,7 @@ def train(
     """Train a model on DATA, measure it, and write the run folder.
 
     Args:
-        data: See ``tessera.data.sources.load_data``.
+        data: See ``tessera.data.sources.GRAMMAR``.
         recipe: A shipped name, a TOML file, or a recipe; by default the one made for such data.
         out: Run folder; ``runs/<data>`` by default. Must not hold anything unless ``resume``.
         overrides: Such as ``{"optim.lr": 1e-4}``.
@@ -127,10 +126,27 @@ def resume_run(
 
 
 def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
-    splits = load_data(spec, val_fraction=recipe.data.val_fraction)
+    splits = _load(spec, recipe.data, console)
     torch.manual_seed(recipe.seed)
-    model, header = _build(recipe, splits, console)
+    model, header = build(recipe, splits, lambda line: _say(console, line))
     return Run(folder, recipe, splits, model, header, console)
+
+
+def _load(spec: str, settings: Data, console: Console) -> DataSplits:
+    """Load the data, and show how far a search for near-duplicates has come."""
+    columns = (TextColumn("[progress.description]{task.description}"), MofNCompleteColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("looking for near-duplicates", total=None)
+
+    def show(images: int) -> None:
+        bar.start()  # only now, since an empty display would leave an empty line
+        bar.advance(task, images)
+
+    try:
+        return load_data(spec, settings, on_progress=show)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _complete(run: Run) -> TrainedRun:
@@ -153,12 +169,16 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 256,
+    bad_share: float = 0.05,
     offline: bool = False,
 ) -> Evaluation:
     """Measure a MODEL on a split of DATA; write a report where ``out`` names a folder.
 
     Classes are matched by name. A validation split that training cut off is cut off in the same
     place again.
+
+    Args:
+        bad_share: Share of the images that may be unreadable; they are left out, and named.
 
     Raises:
         ValueError: The data has no such split, or classes that the model does not know.
@@ -167,7 +187,12 @@ def evaluate(
         _refuse_used(Path(out))
     loaded = load_model(model, offline=offline)
     card = loaded.header.card
-    splits = load_data(str(data), val_fraction=float(card.get("val_fraction", 0.15)))
+    splits = _splits_as_in_training(str(data), split, card, loaded.header.class_names)
+    if splits.task != loaded.header.task:
+        raise ValueError(
+            f"{model} answers the task {loaded.header.task}, and {data} is labelled for "
+            f"{splits.task}\nhint: give data of the kind that the model was trained on"
+        )
     chosen = splits[split].relabel(loaded.header.class_names)
     picked = pick_device(device)
     result = measure(
@@ -177,6 +202,7 @@ def evaluate(
         split=split,
         device=picked,
         batch_size=batch_size,
+        bad_share=bad_share,
     )
     if out is None:
         return Evaluation(result=result, report=None)
@@ -184,7 +210,7 @@ def evaluate(
         title=f"{Path(model).name} on {data}",
         model=_model_facts(loaded.model, loaded.header),
         data=_data_facts(splits, [split]),
-        results=[(result, chosen)],
+        results=[(result, chosen.subset(result.rows))],
         environment=environment(picked),
         recipe=str(card.get("recipe", "")),
         seed=card.get("seed"),
@@ -193,56 +219,18 @@ def evaluate(
     return Evaluation(result=result, report=write_report(Path(out), report))
 
 
-def _build(recipe: Recipe, splits: DataSplits, console: Console) -> tuple[ViT, Header]:
-    """Make the model, from nothing or from weights, and the header of its artefact."""
-    names, given = splits.class_names, recipe.arch.given()
-    if recipe.weights == "none":
-        config = parse(recipe.model, num_classes=len(names), **given)
-        if config.in_chans not in (1, 3):
-            raise ValueError(f"arch.in_chans={config.in_chans}: images have 1 channel (grey) or 3")
-        half = HALF[: config.in_chans]
-        preprocessing = Preprocessing(
-            size=config.image_shape, channels=config.in_chans, mean=half, std=half
-        )
-        model, start = ViT(config, init=recipe.init), {"model": recipe.model, "weights": "none"}
-    else:
-        model, preprocessing, start = _start_from(recipe, splits, console)
-    card = {**start, **_card(splits, recipe)}
-    return model, Header(
-        config=model.config, preprocessing=preprocessing, class_names=names, card=card
-    )
-
-
-def _start_from(
-    recipe: Recipe, splits: DataSplits, console: Console
-) -> tuple[ViT, Preprocessing, dict[str, Any]]:
-    """Load the weights that the recipe names, or choose some, and fit them to the classes."""
-    ref = recipe.weights
-    if ref == "auto":
-        device = pick_device(recipe.device)
-        weights, why = choose(len(splits["train"]), device.type, offline=recipe.offline)
-        ref = weights.name
-        _say(
-            console,
-            f"weights {ref}: {why}, {weights.parameters:,} parameters, licence {weights.license}",
-        )
-    given = recipe.arch.given()
-    told = {name: value for name, value in given.items() if name not in CHANGEABLE}
-    try:
-        loaded = load_model(ref, overrides=told, offline=recipe.offline)
-    except RunError as error:
-        raise RunError(
-            f"{error}\nhint: give a file with --weights, or say --weights none to train from "
-            "scratch, which needs many thousands of images"
-        ) from error
-    model, notes = adapt(loaded, splits.class_names, given)
-    card = loaded.header.card
-    for note in (*card.get("conversion", ()), *notes):
-        _say(console, f"weights {note}")
-    preprocessing = replace(loaded.header.preprocessing, size=model.config.image_shape)
-    kept = ("model", "license", "paper", "trained_on")
-    origin = {key: card[key] for key in kept if key in card}
-    return model, preprocessing, {**origin, "weights": card.get("weights", Path(ref).name)}
+def _splits_as_in_training(
+    spec: str, split: str, card: Mapping[str, Any], class_names: tuple[str, ...]
+) -> DataSplits:
+    """Find the data; where it lacks the split, cut it as the run did that made the model."""
+    found = find_data(spec)
+    for part in found.splits.values():
+        part.relabel(class_names)
+    if split in found.splits and split != "train":
+        return found
+    text = str(card.get("recipe", ""))
+    settings = merge(Recipe(), tomllib.loads(text)).data if text else Data()
+    return load_data(spec, settings)
 
 
 def _say(console: Console, line: str) -> None:
@@ -260,7 +248,7 @@ def _finish(run: Run) -> TrainedRun:
         title=f"{run.folder.name}: trained on {run.data.spec}",
         model=_model_facts(run.model, run.header),
         data=_data_facts(run.data, list(run.data.splits)),
-        results=[(results[name], run.data[name]) for name in names],
+        results=[(results[name], run.data[name].subset(results[name].rows)) for name in names],
         environment=environment(run.device),
         recipe=dumps(run.recipe),
         seed=run.recipe.seed,
@@ -271,28 +259,37 @@ def _finish(run: Run) -> TrainedRun:
             "epochs": round(run.epoch(), 3),
             "seconds": round(p.seconds, 2),
             "images_per_second": round(p.images / p.seconds, 1) if p.seconds else 0.0,
+            "unreadable": list(run.unreadable.found.values()),
         },
     )
     page = write_report(run.folder, report)
     for name in names:
-        a = results[name].accuracy
-        run.console.print(
-            f"{name} accuracy {a.value:.2%}  (95 % interval {a.low:.2%} to {a.high:.2%}, "
-            f"{len(results[name].labels)} images)",
-            highlight=False,
-        )
+        _say(run.console, f"{name} {_score_text(results[name])}")
     run.console.print(f"model   {run.folder / RUN_FILE}", highlight=False, soft_wrap=True)
     run.console.print(f"report  {page}", highlight=False, soft_wrap=True)
     return TrainedRun(folder=run.folder, results=results, seconds=p.seconds)
 
 
+def _score_text(result: Measured) -> str:
+    score = result.score
+    value, low, high = (score.text(number) for number in score.interval)
+    left_out = f"; {len(result.unreadable)} unreadable" if result.unreadable else ""
+    images = f"{len(result.labels)} images{left_out}"
+    return f"{score.name} {value}  (95 % interval {low} to {high}, {images})"
+
+
 def _announce(run: Run) -> None:
     """Say what is about to be trained, on what, and for how long."""
     counts = ", ".join(f"{len(d):,} {name}" for name, d in run.data.splits.items())
+    labels = {
+        "classify": f"{len(run.data.class_names)} classes",
+        "multilabel": f"{len(run.data.class_names)} labels, any of which may hold",
+        "regress": f"a number, {run.data.class_names[0]}",
+    }
     config, weights = run.model.config, run.header.card["weights"]
     start = "from scratch" if weights == "none" else f"from {weights}"
     lines = [
-        f"data    {run.data.spec}: {counts} images, {len(run.data.class_names)} classes",
+        f"data    {run.data.spec}: {counts} images, {labels[run.data.task]}",
         *(f"note    {note}" for note in run.data.notes),
         f"model   {run.header.card['model']}: {_count(run.model):,} parameters, "
         f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, {start}, "
@@ -327,19 +324,6 @@ def _difference(old: Recipe, new: Recipe) -> str:
     return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
 
 
-def _card(splits: DataSplits, recipe: Recipe) -> dict[str, Any]:
-    """What an artefact says about how it came to be."""
-    return {
-        "data": Path(splits.spec).name,
-        "fingerprint": splits["train"].fingerprint(),
-        "val_fraction": recipe.data.val_fraction,
-        "seed": recipe.seed,
-        "recipe": dumps(recipe),
-        "tessera": version("tessera-vit"),
-        "torch": str(torch.__version__),
-    }
-
-
 def _model_facts(model: ViT, header: Header) -> dict[str, Any]:
     origin = ("weights", "license", "paper", "trained_on")
     return {
@@ -355,6 +339,7 @@ def _data_facts(splits: DataSplits, names: list[str]) -> dict[str, Any]:
     return {
         "spec": splits.spec,
         "classes": list(splits.class_names),
+        "task": splits.task,
         "images": {name: len(splits[name]) for name in names},
         "fingerprint": {name: splits[name].fingerprint() for name in names},
         "notes": list(splits.notes),

@@ -1,6 +1,7 @@
 """Images in, labels out: a model with its own preprocessing and class names."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,13 @@ Source = str | Path | Image.Image | np.ndarray
 
 
 class Prediction(NamedTuple):
-    """The most likely classes of an image, most likely first."""
+    """The most likely classes of an image, most likely first; or a number."""
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    """They sum to 1 over all classes; of labels of which several may hold, each is its own."""
+    value: float | None = None
+    """What a regression answers, which has no labels."""
 
 
 class Predictor:
@@ -90,8 +94,13 @@ class Predictor:
             raise ValueError(f"top_k={top_k} must be at least 1")
         if not self.class_names:
             raise ValueError("the model has no head, so it knows no classes\nhint: use embed")
-        probabilities = np.exp(logits - logits.max())
-        probabilities /= probabilities.sum()
+        if self.header.task == "regress":
+            return Prediction((), (), float(logits[0]))
+        if self.header.task == "multilabel":
+            probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        else:
+            probabilities = np.exp(logits - logits.max())
+            probabilities /= probabilities.sum()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return Prediction(
             tuple(self.class_names[k] for k in best),
@@ -106,10 +115,14 @@ class Predictor:
             )
         prepare = self.header.preprocessing
         for start in range(0, len(images), self.batch_size):
-            batch = [
-                prepare(as_image(source)) for source in images[start : start + self.batch_size]
-            ]
-            yield torch.stack(batch).to(self.device)
+            chunk = images[start : start + self.batch_size]
+            yield from _of_equal_size([prepare(as_image(source)) for source in chunk], self.device)
+
+
+def _of_equal_size(images: list[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Stack neighbours of equal size; only images of native shape differ in it."""
+    for _, same in groupby(images, key=lambda image: image.shape):
+        yield torch.stack(list(same)).to(device)
 
 
 def load(

@@ -16,6 +16,17 @@ from tessera.fields import coerce
 
 T = TypeVar("T")
 
+Policy = Literal[
+    "none",
+    "randaugment",
+    "randaugment-big-vision",
+    "randaugment-timm",
+    "trivialaugment",
+    "autoaugment-cifar",
+    "autoaugment-imagenet",
+    "three-augment",
+]
+
 DEFAULTS = {"digits": "digits"}
 """Shipped recipe by DATA; all else is photographs, fine-tuned or from scratch."""
 
@@ -58,10 +69,30 @@ class Data:
     """Processes that decode images; 0 is none, None fits the machine and the data."""
     val_fraction: float = 0.15
     """Share of the training images kept for validation where the data has no such split."""
+    folds: int | None = None
+    """Cut the training images into so many folds instead, one of which is validation."""
+    fold: int = 0
+    """Which of the folds that is, from 0."""
+    near_duplicates: bool | None = None
+    """Keep images that look alike on one side of that cut; None does so up to 20,000 images."""
+    exclude: str | None = None
+    """A CSV whose column ``image`` names images to leave out, such as the doctor's."""
+    crop: Literal["auto", "crop", "squash", "letterbox", "native"] = "auto"
+    """How evaluation makes images of any shape fit; auto does as the weights want it, else crop."""
+    balanced: bool = False
+    """Draw every class equally often, the images of rare ones again and again."""
+    bad_share: float = 0.05
+    """Share of images that may be unreadable: they are named and replaced; more ends the run."""
 
     def __post_init__(self) -> None:
         for name in ("data.batch_size", "data.micro_batch_size", "data.eval_batch_size"):
             _require(self, name, AT_LEAST_1)
+        _require(self, "data.folds", ("at least 2", lambda n: n >= 2))
+        _require(self, "data.bad_share", SHARE)
+        if not 0 <= self.fold < (self.folds or 1):
+            raise ValueError(
+                f"data.fold={self.fold} must be at least 0 and below data.folds={self.folds}"
+            )
         _require(self, "data.workers", NOT_NEGATIVE)
         _require(self, "data.val_fraction", ("between 0 and 1", lambda x: 0 < x < 1))
 
@@ -82,14 +113,46 @@ class Augment:
     """Largest rotation, in degrees."""
     zoom: float = 0.0
     """Largest change of scale: 0.1 is between 1/1.1 and 1.1."""
+    policy: Policy = "none"
+    """Published mixture of operations on shape and colour; see docs/guides/data.md."""
+    num_ops: int = 2
+    """Operations that a RandAugment applies to an image."""
+    magnitude: float = 9.0
+    """Strength of a RandAugment; the scale is the policy's own, 10 is much."""
+    augreg: Literal["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"] = "none"
+    """A level of "How to train your ViT?" (Steiner et al., 2021): sets policy and mixup."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+    erasing: float = 0.0
+    """Probability that a rectangle is filled with noise (Zhong et al., 2020)."""
+    repeats: int = 1
+    """Versions of an image in the same stretch of batches (Hoffer et al., 2020)."""
     mixup: float = 0.0
     """Beta-distribution parameter of mixup (Zhang et al., 2018); 0 is off."""
+    cutmix: float = 0.0
+    """Beta-distribution parameter of cutmix (Yun et al., 2019); 0 is off."""
+    mix_prob: float = 1.0
+    """Share of the batches that are mixed at all."""
+    mix_switch: float = 0.5
+    """Where both are on, share of the mixed batches that get cutmix."""
+    on_device: bool = False
+    """Crop, flip, move and erase whole batches on the training device instead of image by image."""
 
     def __post_init__(self) -> None:
-        for name in ("augment.flip", "augment.shift"):
-            _require(self, name, SHARE)
-        for name in ("augment.rotate", "augment.zoom", "augment.mixup"):
-            _require(self, name, NOT_NEGATIVE)
+        for name in ("flip", "shift", "erasing", "mix_prob", "mix_switch"):
+            _require(self, f"augment.{name}", SHARE)
+        for name in ("rotate", "zoom", "mixup", "cutmix", "magnitude", "color_jitter"):
+            _require(self, f"augment.{name}", NOT_NEGATIVE)
+        for name in ("augment.num_ops", "augment.repeats"):
+            _require(self, name, AT_LEAST_1)
+        if self.augreg != "none" and (self.policy != "none" or self.mixup):
+            raise ValueError(
+                f"augment.augreg={self.augreg} sets policy and mixup, which are given as well"
+            )
+        if self.on_device and (self.policy, self.augreg, self.color_jitter) != ("none", "none", 0):
+            raise ValueError(
+                "augment.on_device knows crop, flip, moves and erasing, not policies or colours"
+            )
         _require(self, "augment.crop_scale", SHARES)
         _require(self, "augment.crop_ratio", RATIOS)
 
@@ -171,6 +234,8 @@ class Recipe:
     they are."""
     label_smoothing: float = 0.0
     """Probability mass spread over all classes (Szegedy et al., 2016)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs a class by the inverse of its number of training images."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     eval_every: float = 1.0

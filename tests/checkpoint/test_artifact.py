@@ -414,7 +414,7 @@ def test_a_model_that_is_not_there_is_refused_with_the_way_out(tmp_path: Path) -
 
 def test_no_code_from_a_file_is_run(saved: Path) -> None:
     text = header_text(saved)
-    assert set(text) == {"format", "config", "preprocessing", "class_names", "card"}
+    assert set(text) == {"format", "config", "preprocessing", "class_names", "task", "card"}
     assert json.loads(json.dumps(text["config"])) == json.loads(
         json.dumps(asdict(make_model().config))
     )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera.data.augment import TrainTransform, crop_box, mixup
+from tessera.data.augment import TrainTransform, crop_box
 from tessera.data.preprocessing import Preprocessing
 from tessera.recipe import Augment
 
@@ -250,39 +250,3 @@ def test_a_crop_that_cannot_fit_is_the_largest_in_the_middle(
 ) -> None:
     rng = np.random.default_rng(0)
     assert crop_box(size, (3.0, 4.0), (0.75, 4 / 3), rng) == box  # as torchvision falls back
-
-
-def test_mixup_gives_image_and_target_the_same_weight() -> None:
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1])
-    images = torch.nn.functional.one_hot(labels, 3).float()[:, :, None, None].expand(-1, -1, 4, 4)
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        blended, targets = mixup(images, labels, 3, 0.4, rng)
-        assert blended.shape == images.shape
-        # Two float32 products and a sum: 6e-8 measured.
-        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8), rtol=0, atol=1e-6)
-        torch.testing.assert_close(blended.mean(dim=(2, 3)), targets, rtol=0, atol=1e-6)
-        assert targets.min() >= 0
-
-
-def test_mixup_blends_every_image_with_one_other_by_one_weight_a_batch() -> None:
-    labels = torch.arange(6)
-    images = torch.zeros(6, 1, 2, 2)
-    _, targets = mixup(images, labels, 6, 1.0, np.random.default_rng(3))
-    own = targets.diagonal()
-    mixed = own[own < 1]
-    assert len(mixed) >= 2
-    assert torch.allclose(mixed, mixed[0].expand_as(mixed), rtol=0, atol=1e-6)
-    # Everybody is somebody's partner exactly once, so classes keep their total weight.
-    torch.testing.assert_close(targets.sum(dim=0), torch.ones(6), rtol=0, atol=1e-6)
-
-
-def test_mixup_leaves_its_input_alone_and_repeats() -> None:
-    images, labels = torch.randn(4, 3, 2, 2, generator=torch.manual_seed(0)), torch.arange(4) % 2
-    before = images.clone()
-    first = mixup(images, labels, 2, 0.5, np.random.default_rng(5))
-    again = mixup(images, labels, 2, 0.5, np.random.default_rng(5))
-    assert torch.equal(images, before)
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[0], images)

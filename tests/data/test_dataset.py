@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera.data.dataset import Dataset, ImageArrays, ImageFiles, stratified_split
+from tessera.data.dataset import Dataset
+from tessera.data.splits import stratified_split
+from tessera.data.stored import ImageArrays, ImageFiles
 
 NAMES = ("ant", "bee", "cat")
 

@@ -1,6 +1,7 @@
 """Which images come when is a function of (seed, step); how they are read changes nothing."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera.data.dataset import Dataset, ImageArrays, ImageFiles
+from tessera.data.dataset import Dataset
 from tessera.data.images import ImageError
-from tessera.data.loader import Batch, StepSampler, eval_batches, train_batches, worker_count
+from tessera.data.loader import (
+    Batch,
+    StepSampler,
+    Unreadable,
+    balancing,
+    eval_batches,
+    train_batches,
+    worker_count,
+)
 from tessera.data.preprocessing import Preprocessing
+from tessera.data.stored import ImageArrays, ImageFiles
 from tessera.recipe import Augment, Data, Recipe
 
 CPU = torch.device("cpu")
@@ -66,7 +76,7 @@ def test_every_pass_shows_every_image_once(size: int, batch_size: int, seed: int
     keys = list(chain(*StepSampler(size, batch_size, seed=seed, start=0, stop=steps)))
     assert len(keys) == steps * batch_size
     for epoch in range(3):
-        shown = Counter(index for e, index in keys if e == epoch)
+        shown = Counter(index for e, index, _ in keys if e == epoch)
         assert shown == Counter(range(size))
     assert all(a[0] <= b[0] for a, b in pairwise(keys)), "a pass ends before the next begins"
 
@@ -85,7 +95,7 @@ def test_a_run_that_starts_later_sees_what_it_would_have_seen(
 def test_passes_and_seeds_have_orders_of_their_own() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         batch = next(iter(StepSampler(50, 50, seed=seed, start=epoch, stop=epoch + 1)))
-        return [index for _, index in batch]
+        return [index for _, index, _ in batch]
 
     orders = [order(0, 0), order(0, 1), order(1, 0)]
     assert len({tuple(o) for o in orders}) == 3
@@ -136,19 +146,70 @@ def test_an_image_is_augmented_anew_in_every_pass() -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_named_without_a_traceback(folder: Dataset, workers: int) -> None:
+def spoil(folder: Dataset, *indices: int) -> list[Path]:
     assert isinstance(folder.images, ImageFiles)
-    bad = folder.images.path(7)
-    bad.write_bytes(bad.read_bytes()[:200])
-    for read in (lambda: train(folder, recipe(workers)), lambda: evaluate(folder, workers)):
+    paths = [folder.images.path(i) for i in indices]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:200])
+    return paths
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_bad_images_than_allowed_are_named_without_a_traceback(
+    folder: Dataset, workers: int
+) -> None:
+    (bad,) = spoil(folder, 7)
+    strict = replace(recipe(workers), data=Data(batch_size=4, workers=workers, bad_share=0.05))
+    for read in (lambda: train(folder, strict), lambda: evaluate(folder, workers)):
         with pytest.raises(ImageError) as caught:
             read()
         message = str(caught.value)
         assert str(bad) in message
+        assert "1 of 13" in message
+        assert "doctor" in message
         assert "Traceback" not in message
         assert "worker" not in message
-        assert message.count("\n") <= 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_noted_and_another_takes_its_place(folder: Dataset, workers: int) -> None:
+    clean = train(folder, recipe(0), 0, 7)
+    places = [i for batch in StepSampler(13, 4, seed=5, start=0, stop=7) for _, i, _ in batch]
+    (bad,) = spoil(folder, 7)
+    noted = Unreadable(folder, 0.1)
+    options = replace(recipe(workers), data=Data(batch_size=4, workers=workers, bad_share=0.1))
+    found = list(
+        train_batches(folder, PREPARE, options, start=0, stop=7, device=CPU, unreadable=noted)
+    )
+    assert list(noted.found) == [7]
+    assert str(bad) in noted.found[7]
+    images = torch.cat([batch["image"] for batch in found])
+    before = torch.cat([batch["image"] for batch in clean])
+    same = [torch.equal(a, b) for a, b in zip(images, before, strict=True)]
+    assert same == [place != 7 for place in places], "all but the bad one are as they were"
+
+
+def test_in_evaluation_a_bad_image_is_left_out_and_the_others_keep_their_places(
+    folder: Dataset,
+) -> None:
+    before = torch.cat([batch["image"] for batch in evaluate(folder, 0)])
+    spoil(folder, 0, 7)
+    noted = Unreadable(folder, 0.2)
+    batches = list(
+        eval_batches(folder, PREPARE, batch_size=4, workers=0, device=CPU, unreadable=noted)
+    )
+    index = torch.cat([batch["index"] for batch in batches])
+    assert index.tolist() == [i for i in range(13) if i not in (0, 7)]
+    assert torch.equal(torch.cat([batch["image"] for batch in batches]), before[index])
+    assert torch.cat([b["label"] for b in batches]).tolist() == folder.labels[index].tolist()
+    assert sorted(noted.found) == [0, 7]
+
+
+def test_images_that_are_all_bad_end_a_run_even_if_all_may_be(folder: Dataset) -> None:
+    spoil(folder, *range(13))
+    options = replace(recipe(0), data=Data(batch_size=4, workers=0, bad_share=1.0))
+    with pytest.raises(ImageError, match="no image of step 0"):
+        train(folder, options)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 13, 99])
@@ -178,3 +239,20 @@ def test_workers_are_for_files(folder: Dataset) -> None:
     assert worker_count(arrays, 3) == 3
     assert worker_count(folder, 0) == 0
     assert worker_count(folder, None) == 1
+
+
+def test_repeats_are_neighbours_with_augmentations_of_their_own() -> None:
+    keys = list(chain(*StepSampler(10, 6, seed=0, start=0, stop=5, repeats=3)))
+    assert [repeat for _, _, repeat in keys] == [0, 1, 2] * 10
+    assert all(a[1] == b[1] for a, b in pairwise(keys) if b[2] > 0)
+    assert Counter(index for _, index, _ in keys) == dict.fromkeys(range(10), 3)
+
+
+def test_balanced_drawing_shows_rare_classes_as_often_as_common_ones() -> None:
+    labels = np.repeat([0, 1, 2], [900, 90, 10])
+    pixels = ImageArrays(np.zeros((1000, 2, 2), np.uint8), "")
+    data = Dataset(pixels, np.arange(1000), labels, ("a", "b", "c"))
+    sampler = StepSampler(1000, 100, seed=0, start=0, stop=100, weights=balancing(data))
+    shown = Counter(int(labels[index]) for batch in sampler for _, index, _ in batch)
+    # 10,000 draws of chance 1/3: 4 standard deviations are 189.
+    assert all(abs(shown[k] - 10_000 / 3) < 189 for k in range(3))

@@ -6,10 +6,12 @@ import sklearn.metrics
 import torch
 from torch.nn import functional as F
 
-from tessera.data.dataset import Dataset, ImageArrays
+from tessera.data.dataset import Dataset
 from tessera.data.images import ImageError
 from tessera.data.preprocessing import Preprocessing
-from tessera.evaluation.classify import Result, measure
+from tessera.data.stored import ImageArrays
+from tessera.evaluation.classify import Result
+from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT, create_model
 
 CPU = torch.device("cpu")
@@ -34,12 +36,21 @@ def data() -> Dataset:
 
 
 def run(model: ViT, data: Dataset, batch_size: int = 256) -> Result:
-    return measure(model, data, PREPARE, split="val", device=CPU, batch_size=batch_size)
+    result = measure(model, data, PREPARE, split="val", device=CPU, batch_size=batch_size)
+    assert isinstance(result, Result)
+    return result
 
 
 def make_result(logits: np.ndarray, labels: np.ndarray) -> Result:
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return Result(split="test", class_names=names, logits=logits, labels=labels, seconds=1.0)
+    return Result(
+        split="test",
+        class_names=names,
+        logits=logits,
+        labels=labels,
+        seconds=1.0,
+        rows=np.arange(len(labels)),
+    )
 
 
 def test_the_logits_are_those_of_a_direct_forward_pass(model: ViT, data: Dataset) -> None:
@@ -88,7 +99,7 @@ def test_the_model_goes_on_in_its_mode_after_a_bad_image(
     def refuse(self: Dataset, index: int) -> None:
         raise ImageError("no such image: a.png")
 
-    monkeypatch.setattr(Dataset, "read", refuse)
+    monkeypatch.setattr(Dataset, "open", refuse)
     model.train()
     with pytest.raises(ImageError, match=r"a\.png"):
         run(model, data)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.data.dataset import Dataset, ImageArrays
+from tessera.data.dataset import Dataset
+from tessera.data.stored import ImageArrays
 from tessera.evaluation.classify import Result
 from tessera.report.figures import confusion, curves, thumbnail
-from tessera.report.report import EXAMPLES, Report, render, result_dict, write_report
+from tessera.report.gallery import EXAMPLES
+from tessera.report.report import Report, render, write_report
 
 PLAIN, HOSTILE = ("abcd", "beta", "cato"), ("<b>&", "\"'>x", "{{1}")
 
@@ -59,7 +61,14 @@ def make_report(
         logits[row, (label if hit else (label + 1) % 3)] += 10
     results = [
         (
-            Result(split=split, class_names=names, logits=logits, labels=labels, seconds=0.5),
+            Result(
+                split=split,
+                class_names=names,
+                logits=logits,
+                labels=labels,
+                seconds=0.5,
+                rows=np.arange(len(labels)),
+            ),
             make_data(labels.tolist(), names, prefix),
         )
         for split in ("test", "val")
@@ -148,7 +157,8 @@ def test_the_json_holds_the_numbers_of_the_page(tmp_path: Path) -> None:
     assert path == tmp_path / "report.html"
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert found == json.loads(json.dumps(report.as_dict()))
-    result, _ = report.results[0]
+    result = report.results[0][0]
+    assert isinstance(result, Result)
     test = found["results"]["test"]
     assert test["accuracy"] == result.accuracy._asdict()
     assert test["confusion"] == result.confusion.tolist()
@@ -184,8 +194,9 @@ def test_the_page_of_a_run_has_curves_however_short_it_was(rows: int) -> None:
 
 def test_a_curve_of_one_point_is_drawn_as_a_point() -> None:
     filled = "fill: #2166ac"  # blue is validation, and lines are not filled
-    assert filled in curves(make_report(rows=1).log, 10)
-    assert filled not in curves(make_report(rows=3).log, 10)
+    score = make_report().results[0][0].score
+    assert filled in curves(make_report(rows=1).log, 10, score)
+    assert filled not in curves(make_report(rows=3).log, 10, score)
 
 
 def test_a_best_step_that_is_not_in_the_log_is_not_marked() -> None:
@@ -197,7 +208,8 @@ def test_a_best_step_that_is_not_in_the_log_is_not_marked() -> None:
 def test_mistakes_come_with_the_most_confident_first() -> None:
     report = make_report(right=[False] * 40)
     text = render(report)
-    result, _ = report.results[0]
+    result = report.results[0][0]
+    assert isinstance(result, Result)
     order = np.argsort(-result.probabilities.max(axis=1), kind="stable")[:EXAMPLES]
     texts = Page(text).texts
     shown = [item for item in texts if item.startswith("toy/")]
@@ -232,7 +244,7 @@ def test_one_image_is_enough_for_a_report(tmp_path: Path) -> None:
 
 def test_a_result_as_json_has_plain_numbers() -> None:
     result, _ = make_report().results[0]
-    assert json.loads(json.dumps(result_dict(result), allow_nan=False)) == result_dict(result)
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False)) == result.as_dict()
 
 
 def test_file_names_that_are_no_utf_8_do_not_keep_a_report_from_being_written(

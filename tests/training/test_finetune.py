@@ -34,7 +34,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digits_by_other_names(folder: Path) -> Path:
     """Some digits as image files under other class names."""
-    from tessera.data.sources import load_data
+    from tessera.data.holdout import load_data
 
     data = load_data("digits")["train"]
     counts = dict.fromkeys(range(3), 0)
@@ -72,7 +72,7 @@ def test_the_same_classes_keep_the_head(start: Path, tmp_path: Path) -> None:
         overrides={**SMALL, "optim.lr": 1e-12, "optim.weight_decay": 0.0},
     )
     before = tessera.evaluate(start, "digits").result
-    assert run.results["test"].accuracy == before.accuracy
+    assert run.results["test"].score.interval == before.score.interval
 
 
 def test_only_the_head_learns_at_first(start: Path, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_the_linear_probe_leaves_the_backbone_alone(start: Path, tmp_path: Path)
     run = tessera.train(data, recipe="linear-probe", weights=str(start), out=tmp_path / "run")
     before, after = load_file(start / "model.safetensors"), load_file(run.model)
     assert all(torch.equal(after[n], before[n]) for n in before if not n.startswith("head"))
-    assert run.results["val"].accuracy.value > 0.5  # of three classes
+    assert run.results["val"].score.interval.value > 0.5  # of three classes
     again = tessera.train(data, out=run.folder, resume=True)  # from the features it kept
-    assert again.results["val"].accuracy == run.results["val"].accuracy
+    assert again.results["val"].score.interval == run.results["val"].score.interval
 
 
 def test_layer_decay_makes_lower_layers_slower() -> None:

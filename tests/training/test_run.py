@@ -41,7 +41,8 @@ def test_a_run_folder_holds_all_that_is_promised(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [5, 10, 12]
     report = json.loads((run.folder / "report.json").read_text())
     assert report["results"]["test"]["images"] == 359
-    assert report["results"]["test"]["accuracy"]["value"] == run.results["test"].accuracy.value
+    accuracy = report["results"]["test"]["accuracy"]["value"]
+    assert accuracy == run.results["test"].score.interval.value
     assert report["data"]["fingerprint"]["train"]
 
 
@@ -89,7 +90,7 @@ def test_resuming_a_complete_run_changes_nothing(tmp_path: Path) -> None:
     before = run.model.read_bytes()
     again = tessera.train("digits", out=run.folder, resume=True)
     assert run.model.read_bytes() == before
-    assert again.results["test"].accuracy == run.results["test"].accuracy
+    assert again.results["test"].score.interval == run.results["test"].score.interval
 
 
 def test_resuming_with_another_recipe_names_the_difference(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_evaluating_the_artefact_repeats_the_numbers_of_the_run(tmp_path: Path) 
     run = small(tmp_path / "run")
     for split in ("val", "test"):
         again = tessera.evaluate(run.folder, "digits", split=split).result
-        assert again.accuracy == run.results[split].accuracy
+        assert again.score.interval == run.results[split].score.interval
         assert (again.logits == run.results[split].logits).all()
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tessera.checkpoint.artifact import LoadedModel
 from tessera.checkpoint.rules import CheckpointError
 from tessera.config import ViTConfig
+from tessera.data.dataset import Task
 from tessera.models.vit import ViT
 from tessera.nn.pos_embed import resample
 
@@ -29,7 +30,11 @@ HEAD = ("head.", "head_dist.", "pre_logits.")
 
 
 def adapt(
-    loaded: LoadedModel, class_names: tuple[str, ...], overrides: Mapping[str, Any]
+    loaded: LoadedModel,
+    class_names: tuple[str, ...],
+    overrides: Mapping[str, Any],
+    *,
+    task: Task = "classify",
 ) -> tuple[ViT, tuple[str, ...]]:
     """Make a model for new classes out of a trained one (paper, section 3.2).
 
@@ -51,7 +56,8 @@ def adapt(
             f"{', '.join(fixed) or 'pool'} cannot differ from what the weights were trained with\n"
             f"hint: with weights, these can: {', '.join(sorted(CHANGEABLE))}"
         )
-    same_head = bool(class_names) and class_names == loaded.header.class_names
+    same_task = task == loaded.header.task != "regress"  # whose head learns standardised numbers
+    same_head = same_task and bool(class_names) and class_names == loaded.header.class_names
     config = replace(old, **changed, num_classes=len(class_names))
     if not same_head:
         config = replace(config, representation_dim=None)
@@ -93,7 +99,10 @@ def resize_patch_kernel(
 
 def _resize_projection(weight: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:
     if old.patch_embed != "conv":
-        raise CheckpointError("patch_size can differ only with patch_embed='conv'")
+        raise CheckpointError(
+            "patch_size can differ only with patch_embed='conv'\n"
+            f"hint: leave it at {old.patch_size}"
+        )
     return resize_patch_kernel(weight, new.patch_size)
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.config import ViTConfig
+from tessera.data.dataset import Task
 from tessera.data.preprocessing import Preprocessing
 from tessera.fields import build, coerce
 from tessera.models.vit import ViT
@@ -39,6 +40,8 @@ class Header:
     config: ViTConfig
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    task: Task = "classify"
+    """What the outputs are: scores of classes, of labels of which several may hold, or a number."""
     card: dict[str, Any] = field(default_factory=dict)
     """How the model came to be: recipe, data and its fingerprint, metrics, versions."""
 
@@ -64,6 +67,7 @@ def save_artifact(path: Path, model: ViT, header: Header) -> None:
         "config": asdict(header.config),
         "preprocessing": header.preprocessing.as_dict(),
         "class_names": list(header.class_names),
+        "task": header.task,
         "card": header.card,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -129,6 +133,7 @@ def read_header(path: Path) -> Header:
             config=build(ViTConfig, text["config"]),
             preprocessing=build(Preprocessing, text["preprocessing"]),
             class_names=coerce("class_names", text["class_names"], tuple[str, ...]),
+            task=coerce("task", text.get("task", "classify"), Task),
             card=coerce("card", text["card"], dict),
         )
     except ArtifactError:

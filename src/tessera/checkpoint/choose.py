@@ -2,6 +2,8 @@
 
 import os
 
+from huggingface_hub import constants
+
 from tessera.checkpoint.rules import CheckpointError
 from tessera.checkpoint.weights import Weights, is_cached, published
 
@@ -30,7 +32,7 @@ def choose(images: int, device: str, *, offline: bool = False) -> tuple[Weights,
     else:
         size, why = "tiny", f"the size that {cores} cores train in minutes"
     records = {name: published()[weights] for name, weights in CANDIDATES.items()}
-    if not offline and os.environ.get("HF_HUB_OFFLINE") not in ("1", "ON", "YES", "TRUE"):
+    if not offline and not constants.is_offline_mode():
         return records[size], why
     order = list(CANDIDATES)
     wanted = order.index(size)

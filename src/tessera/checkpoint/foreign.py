@@ -19,6 +19,11 @@ from tessera.models.vit import ViT
 
 LAYOUTS: tuple[Layout, ...] = (TIMM, *HF_LAYOUTS, GOOGLE, TORCHVISION, LUCIDRAINS)
 
+ANOTHER = (
+    "hint: it was changed, or is of a model that Tessera does not have; take the original file, "
+    "or weights that `tessera models` lists"
+)
+
 
 @dataclass(frozen=True)
 class ForeignModel:
@@ -77,9 +82,11 @@ def load_foreign(
         with torch.device("meta"):
             model = ViT(config)
     except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise CheckpointError(
+        raise _refusal(f"{file}: {error}") from error
+    except KeyError as error:
+        raise _refusal(f"{file} looks like {layout.title}, but lacks {error}") from error
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise _refusal(
             f"{file} looks like {layout.title}, but no model fits it: {error}"
         ) from error
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
@@ -92,11 +99,19 @@ def load_foreign(
             drops=layout.drops,
             zeros=layout.zeros,
         )
-    except (CheckpointError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{file} looks like {layout.title}, but {error}") from error
+    except (CheckpointError, RuntimeError, ValueError, IndexError) as error:
+        raise _refusal(f"{file} looks like {layout.title}, but {error}") from error
+    for key, tensor in conversion.state.items():
+        if not torch.isfinite(tensor).all():
+            raise _refusal(f"{file}: its {key} holds values that are not finite")
     model.load_state_dict(conversion.state, assign=True)
     folder = path if path.is_dir() else None
     return ForeignModel(model.eval(), layout, conversion, json, folder, notes)
+
+
+def _refusal(message: str) -> CheckpointError:
+    """Add the way out, where the message does not say it."""
+    return CheckpointError(message if "\nhint: " in message else f"{message}\n{ANOTHER}")
 
 
 def _told(json: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +139,7 @@ def recognise(tensors: State, path: Path) -> tuple[Layout, State]:
     seen = ", ".join(sorted(tensors)[:6])
     if found:
         titles = " and ".join(layout.title for layout, _ in found)
-        raise CheckpointError(f"{path} could be {titles}: it has {seen}, ...")
+        raise _refusal(f"{path} could be {titles}: it has {seen}, ...")
     known = ", ".join(layout.title for layout in LAYOUTS)
     raise CheckpointError(
         f"{path} is in no known layout: it has {seen}, ...\nhint: known are {known}"

@@ -54,7 +54,11 @@ def configure(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
         "mlp": ACTIVATIONS.get(activation, "gelu"),
         "num_classes": _outputs(theirs, "classifier.weight"),
     }
-    return fields | FAMILIES[str(json.get("model_type"))](theirs, json), ()
+    family = str(json.get("model_type"))
+    if family not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(f"model_type={family!r} is unknown\nhint: known are {known}")
+    return fields | FAMILIES[family](theirs, json), ()
 
 
 def _outputs(theirs: State, name: str) -> int:
@@ -78,7 +82,7 @@ def _dinov2(theirs: State, json: Mapping[str, Any]) -> Fields:
     return {
         "mlp_dim": (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
         "mlp": "swiglu" if gated else ACTIVATIONS[str(json.get("hidden_act", "gelu"))],
-        "num_registers": _registers(theirs),
+        "num_registers": _registers(theirs, json),
         "layer_scale_init": json.get("layerscale_value", 1.0),
         "num_classes": 0,  # their head reads class token and mean patch together
     }
@@ -89,7 +93,7 @@ def _dinov3(theirs: State, json: Mapping[str, Any]) -> Fields:
     if gated and json.get("hidden_act") != "silu":
         raise CheckpointError(f"a gated MLP with hidden_act={json.get('hidden_act')!r} is unknown")
     return {
-        "num_registers": _registers(theirs),
+        "num_registers": _registers(theirs, json),
         "layer_scale_init": json.get("layerscale_value", 1.0),
         "pos_embed": "rope2d",
         "rope_theta": float(_rope_theta(json)),
@@ -103,9 +107,9 @@ def _rope_theta(json: Mapping[str, Any]) -> float:
     return float(nested.get("rope_theta", json.get("rope_theta", 100.0)))
 
 
-def _registers(theirs: State) -> int:
+def _registers(theirs: State, json: Mapping[str, Any]) -> int:
     tokens = theirs.get("embeddings.register_tokens")
-    return 0 if tokens is None else int(tokens.shape[1])
+    return int(json.get("num_register_tokens", 0 if tokens is None else tokens.shape[1]))
 
 
 def _clip(theirs: State, json: Mapping[str, Any]) -> Fields:

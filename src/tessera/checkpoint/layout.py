@@ -60,10 +60,10 @@ def heads_of(embed_dim: int, hints: Hints) -> int:
     return widths[embed_dim]
 
 
-def count_blocks(theirs: State, name: str) -> int:
-    """Return how many consecutive blocks have a tensor of this name, ``{i}`` being the index."""
+def count_blocks(theirs: State, start: str) -> int:
+    """Return how many consecutive blocks have tensors that start so, ``{i}`` being the index."""
     depth = 0
-    while name.replace("{i}", str(depth)) in theirs:
+    while any(name.startswith(start.replace("{i}", str(depth))) for name in theirs):
         depth += 1
     return depth
 

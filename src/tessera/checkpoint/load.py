@@ -1,6 +1,7 @@
 """The MODEL argument: an artefact, a run folder, a foreign checkpoint, or published weights."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def _foreign(
 
 
 def _class_names(found: ForeignModel) -> tuple[str, ...]:
-    """Return the names of transformers' id2label, or of timm's label_names, or none."""
+    """Return the names of transformers' id2label, or of timm's label_names, or none.
+
+    A name that stands twice gets its number: ImageNet has cranes that fly and cranes that lift.
+    """
     count = found.model.config.num_classes
     labels = found.json.get("id2label")
     names: tuple[str, ...] = ()
@@ -93,6 +97,8 @@ def _class_names(found: ForeignModel) -> tuple[str, ...]:
         names = tuple(str(labels.get(str(k), k)) for k in range(count))
     elif isinstance(found.json.get("label_names"), list):
         names = tuple(map(str, found.json["label_names"]))
+    times = Counter(names)
+    names = tuple(f"{name} ({k})" if times[name] > 1 else name for k, name in enumerate(names))
     return names if len(set(names)) == count else ()
 
 

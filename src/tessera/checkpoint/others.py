@@ -22,7 +22,7 @@ def _configure_google(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, .
     cls = "cls" in theirs
     fields: Fields = {
         "embed_dim": width,
-        "depth": count_blocks(theirs, f"{_BLOCK}/LayerNorm_0/scale"),
+        "depth": count_blocks(theirs, f"{_BLOCK}/"),
         "num_heads": heads,
         "head_dim": None if heads * head_dim == width else head_dim,
         "mlp_dim": theirs[f"{_BLOCK.replace('{i}', '0')}/MlpBlock_3/Dense_0/bias"].shape[0],
@@ -41,7 +41,12 @@ def _configure_google(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, .
 def _dense(ours: str, theirs: str) -> tuple[Rule, Rule]:
     """A layer whose kernel is (in, out)."""
     return (
-        Rule((f"{ours}.weight",), (f"{theirs}/kernel",), lambda k: (k.T,), lambda w: (w.T,)),
+        Rule(
+            (f"{ours}.weight",),
+            (f"{theirs}/kernel",),
+            lambda k: (rearrange(k, "i o -> o i"),),
+            lambda w: (rearrange(w, "o i -> i o"),),
+        ),
         Rule((f"{ours}.bias",), (f"{theirs}/bias",)),
     )
 
@@ -115,17 +120,17 @@ _TV = "encoder.layers.encoder_layer_{i}"
 def _configure_torchvision(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
     kernel = theirs["conv_proj.weight"]
     width, chans, patch = kernel.shape[:3]
-    first = next(n for n in (f"{_TV}.mlp.0.bias", f"{_TV}.mlp.linear_1.bias") if _at0(n) in theirs)
-    head = next((n for n in ("heads.head.bias",) if n in theirs), None)
+    present, older = f"{_at0(_TV)}.mlp.0.bias", f"{_at0(_TV)}.mlp.linear_1.bias"
+    first = older if older in theirs else present
     fields: Fields = {
         "embed_dim": width,
-        "depth": count_blocks(theirs, f"{_TV}.ln_1.weight"),
+        "depth": count_blocks(theirs, f"{_TV}."),
         "num_heads": heads_of(width, hints),
-        "mlp_dim": theirs[_at0(first)].shape[0],
+        "mlp_dim": theirs[first].shape[0],
         "patch_size": patch,
         "img_size": square_side(theirs["encoder.pos_embedding"].shape[1] - 1, patch, hints),
         "in_chans": chans,
-        "num_classes": theirs[head].shape[0] if head else 0,
+        "num_classes": theirs["heads.head.bias"].shape[0] if "heads.head.bias" in theirs else 0,
     }
     if "heads.pre_logits.bias" in theirs:
         fields["representation_dim"] = theirs["heads.pre_logits.bias"].shape[0]
@@ -189,7 +194,7 @@ def _configure_lucidrains(theirs: State, hints: Hints) -> tuple[Fields, tuple[st
     )
     fields: Fields = {
         "embed_dim": width,
-        "depth": count_blocks(theirs, f"{_LUCID}.0.norm.weight"),
+        "depth": count_blocks(theirs, f"{_LUCID}."),
         "num_heads": inner // head_dim,
         "head_dim": head_dim,
         "mlp_dim": theirs[f"{_at0(_LUCID)}.1.net.1.weight"].shape[0],

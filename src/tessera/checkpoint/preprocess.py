@@ -1,7 +1,6 @@
 """What images a foreign checkpoint wants, which its tensors never say."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tessera.checkpoint.foreign import ForeignModel
@@ -25,16 +24,26 @@ def find_preprocessing(
 
     The record whose name the file bears comes first, then files beside the weights, then what
     the family usually wants.
+
+    Raises:
+        CheckpointError: Such a file makes no sense.
     """
     config = found.model.config
     if record is not None:
         return record.preprocessing, ()
     if found.folder is not None:
         json = read_json(found.folder / "preprocessor_config.json")
-        if json:
-            return _of_transformers(json, config, found.folder), ()
-        if isinstance(found.json.get("pretrained_cfg"), Mapping):
-            return _of_timm(found.json["pretrained_cfg"], config), ()
+        try:
+            if json:
+                return _of_transformers(json, config), ()
+            if isinstance(found.json.get("pretrained_cfg"), Mapping):
+                return _of_timm(found.json["pretrained_cfg"], config), ()
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"{found.folder} says how images are prepared, but not so that it can be "
+                f"followed: {error}\n"
+                "hint: correct preprocessor_config.json, or pretrained_cfg in config.json"
+            ) from error
     assumed = _usual(config, found.layout.title)
     note = (
         f"the file does not say how images are prepared; assumed: {assumed.crop} to "
@@ -44,14 +53,14 @@ def find_preprocessing(
     return assumed, (note,)
 
 
-def _of_transformers(json: Mapping[str, Any], config: ViTConfig, folder: Path) -> Preprocessing:
+def _of_transformers(json: Mapping[str, Any], config: ViTConfig) -> Preprocessing:
     """Read a preprocessor_config.json; its steps are resize, centre crop, rescale, normalise."""
     size, crop = json.get("size", config.image_shape), json.get("crop_size")
     cropped = bool(json.get("do_center_crop"))
-    target = _shape(crop if cropped and crop else size, folder)
+    target = _shape(crop if cropped and crop else size)
     pct = 1.0
     if cropped:
-        pct = target[0] / _shape(size, folder)[0]
+        pct = target[0] / _shape(size)[0]
     normal = json.get("do_normalize", True)
     return Preprocessing(
         size=target,
@@ -64,7 +73,7 @@ def _of_transformers(json: Mapping[str, Any], config: ViTConfig, folder: Path) -
     )
 
 
-def _shape(size: Any, folder: Path) -> tuple[int, int]:
+def _shape(size: Any) -> tuple[int, int]:
     match size:
         case int():
             return size, size
@@ -74,7 +83,7 @@ def _shape(size: Any, folder: Path) -> tuple[int, int]:
             return side, side
         case (int(height), int(width)):
             return height, width
-    raise CheckpointError(f"{folder}: the preprocessor's size {size!r} is not understood")
+    raise ValueError(f"size={size!r} is not understood")
 
 
 def _is_short_side(size: Any) -> bool:
@@ -83,7 +92,7 @@ def _is_short_side(size: Any) -> bool:
 
 def _interpolation(number: Any) -> Any:
     if number not in RESAMPLE:
-        raise CheckpointError(f"the preprocessor's resample={number!r} is not supported")
+        raise ValueError(f"resample={number!r} is not supported")
     return RESAMPLE[number]
 
 

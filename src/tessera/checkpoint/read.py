@@ -2,7 +2,8 @@
 
 import json
 import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ CONTAINERS = ("model", "state_dict", "teacher", "model_state_dict", "model_ema",
 PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.")
 """Beginnings that wrappers give to every name."""
 
+AGAIN = "hint: it may be cut off; copy or download it again"
+
 
 def read_tensors(path: Path) -> State:
     """Read every tensor of a file, with the beginnings that wrappers add taken off.
@@ -32,7 +35,7 @@ def read_tensors(path: Path) -> State:
     Raises:
         CheckpointError: The file is truncated, no checkpoint, or would have to run code.
     """
-    _refuse_text(path)
+    _refuse_failed_download(path)
     match path.suffix:
         case ".safetensors":
             tensors = _read_safetensors(path)
@@ -47,7 +50,7 @@ def read_tensors(path: Path) -> State:
                 f"{path} is no checkpoint by its name\nhint: known are {', '.join(SUFFIXES)}"
             )
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors")
+        raise CheckpointError(f"{path} holds no tensors\nhint: give the file that has the weights")
     return strip(tensors)
 
 
@@ -67,9 +70,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
+        raise CheckpointError(f"{path} is no JSON: {error}\n{AGAIN}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} holds no JSON object\n{AGAIN}")
     return found
 
 
@@ -80,11 +83,14 @@ def strip(tensors: State) -> State:
     return tensors
 
 
-def _refuse_text(path: Path) -> None:
+def _refuse_failed_download(path: Path) -> None:
     """A failed download is often a web page under the name of the file that was wanted."""
     with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        start = file.read(512)
+    if not start:
+        raise CheckpointError(f"{path} is empty\nhint: the download failed; repeat it")
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()  # a byte order mark
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<!--")):
         raise CheckpointError(
             f"{path} is a web page, not a checkpoint\nhint: the download failed; repeat it"
         )
@@ -99,7 +105,9 @@ def _read_safetensors(path: Path) -> State:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} is no complete safetensors file: {error}\n{AGAIN}"
+        ) from error
 
 
 def _read_shards(path: Path) -> State:
@@ -110,28 +118,46 @@ def _read_shards(path: Path) -> State:
     for shard in sorted({str(name) for name in names.values()}):
         if Path(shard).name != shard:
             raise CheckpointError(f"{path} names a shard outside its folder: {shard}")
-        tensors.update(_read_safetensors(path.parent / shard))
+        file = path.parent / shard
+        if not file.is_file():
+            raise CheckpointError(f"{path} names a shard that is missing: {shard}\nhint: fetch it")
+        _refuse_failed_download(file)
+        tensors.update(_read_safetensors(file))
     return tensors
 
 
 def _read_npz(path: Path) -> State:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: torch.from_numpy(np.array(file[name])) for name in file.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no complete .npz file of arrays: {error}") from error
+    except Exception as error:  # of many kinds, from zipfile, zlib and numpy
+        if "allow_pickle" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than arrays, and Tessera runs no code from a file\n"
+                "hint: save it anew, without arrays of objects"
+            ) from error
+        raise CheckpointError(
+            f"{path} is no complete .npz file of arrays: {_reason(error)}\n{AGAIN}"
+        ) from error
 
 
 def _read_pickle(path: Path) -> State:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is not torch's own
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: damaged bytes are read as instructions
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors ({asked[1]}), and Tessera runs no code from a "
+                "file\nhint: get the weights as safetensors, or save only the state dict"
+            ) from error
+        what = "" if isinstance(error, pickle.UnpicklingError) else f": {_reason(error)}"
         raise CheckpointError(
-            f"{path} holds more than tensors, and Tessera runs no code from a file\n"
-            "hint: get the weights as safetensors, or save only the state dict"
+            f"{path} is no complete PyTorch file of plain tensors{what}\n"
+            f"{AGAIN}, or get the weights as safetensors"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is no complete PyTorch file: {error}") from error
     return _unwrap(found, path)
 
 
@@ -144,6 +170,17 @@ def _unwrap(found: object, path: Path) -> State:
         for key in CONTAINERS:
             if key in found:
                 return _unwrap(found[key], path)
-        keys = ", ".join(sorted(map(str, found))[:8])
-        raise CheckpointError(f"{path} holds no tensors under a known name: it has {keys}")
-    raise CheckpointError(f"{path} holds a {type(found).__name__}, not a dict of tensors")
+        keys = ", ".join(sorted(map(str, found))[:8]) or "nothing"
+        raise CheckpointError(
+            f"{path} holds no tensors under a known name: it has {keys}\n"
+            f"hint: save a state dict, bare or under one of {', '.join(CONTAINERS)}"
+        )
+    raise CheckpointError(
+        f"{path} holds a {type(found).__name__}, not a dict of tensors\n"
+        "hint: save model.state_dict()"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence; what follows is advice to users of the library below."""
+    return str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__

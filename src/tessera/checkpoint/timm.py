@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 from tessera.checkpoint.layout import Fields, Hints, Layout, count_blocks, heads_of, square_side
-from tessera.checkpoint.rules import Drop, Rule, State, pair, pairs
+from tessera.checkpoint.rules import CheckpointError, Drop, Rule, State, pair, pairs
 
 
 def configure(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
-    """Read the config off the names and shapes of the tensors."""
+    """Read the config off the names and shapes of the tensors.
+
+    Raises:
+        CheckpointError: A tensor is missing that the layout allows others to lack.
+    """
     kernel = theirs["patch_embed.proj.weight"]
     width, patch = kernel.shape[0], kernel.shape[-1]
-    depth = count_blocks(theirs, "blocks.{i}.norm1.weight")
+    depth = count_blocks(theirs, "blocks.{i}.")
     heads = heads_of(width, hints)
     gated = "blocks.0.mlp.w12.weight" in theirs
     first = "blocks.0.mlp.w12.weight" if gated else "blocks.0.mlp.fc1.weight"
@@ -42,6 +46,8 @@ def configure(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
         "final_norm": "tokens" if "norm.weight" in theirs else "none",
         "mlp": "swiglu" if gated else "gelu",
     }
+    if not fields["embed_norm"] and "patch_embed.proj.bias" not in theirs:
+        raise CheckpointError("it lacks patch_embed.proj.bias, which only CLIP does without")
     if "fc_norm.weight" in theirs:
         fields |= {"pool": "avg", "final_norm": "pooled"}
     fields["head_dim"] = _head_dim(theirs, width, heads)

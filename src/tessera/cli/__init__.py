@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a Vision Transformer on your images",
     "predict": "label images, or a folder of them",
     "evaluate": "measure a model on labelled images",
+    "doctor": "say what is wrong with a data set, file by file",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",
     "convert": "write a model for timm, transformers or the paper's code",
@@ -17,6 +18,7 @@ COMMANDS = {
 EXAMPLES = """\
   tessera train digits                              handwritten digits, a minute on a laptop
   tessera train photos/ --out runs/photos           one folder of images per class
+  tessera doctor photos/
   tessera predict runs/photos new/*.jpg
   tessera evaluate runs/photos photos/ --split val
 """

@@ -13,8 +13,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tessera.cli.predict import Arguments
+from tessera.data.archives import EMBEDDED
+from tessera.data.holdout import load_data
 from tessera.data.images import SUFFIXES, ImageError
-from tessera.data.sources import EMBEDDED, load_data
 from tessera.predict import Prediction, Predictor, Source, load
 from tessera.training.loop import pick_device
 
@@ -103,11 +104,14 @@ def as_table(rows: list[Row]) -> str:
     """Write for people, most likely class first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("image", overflow="fold")
+    if any(row.answer.value is not None for row in rows):
+        table.add_column("value", justify="right")
     for k in range(max((len(row.answer.labels) for row in rows), default=0)):
         table.add_column(f"{k + 1}.", overflow="fold")
     for name, answer in rows:
+        value = [] if answer.value is None else [f"{answer.value:.4g}"]
         pairs = zip(answer.labels, answer.probabilities, strict=True)
-        table.add_row(name, *(f"{label} {p:.1%}" for label, p in pairs))
+        table.add_row(name, *value, *(f"{label} {p:.1%}" for label, p in pairs))
     stream = io.StringIO()
     width = None if sys.stdout.isatty() else 10_000  # a pipe has no edge to fold at
     console = Console(file=stream, width=width, highlight=False, markup=False)
@@ -116,14 +120,15 @@ def as_table(rows: list[Row]) -> str:
 
 
 def as_csv(rows: list[Row]) -> str:
-    """Write columns image, label_1, probability_1, label_2, ..."""
+    """Write columns image, label_1, probability_1, label_2, ...; or image, value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     width = max((len(row.answer.labels) for row in rows), default=0)
     pairs = [f"{what}_{k}" for k in range(1, width + 1) for what in ("label", "probability")]
-    writer.writerow(["image", *pairs])
+    numbers = any(row.answer.value is not None for row in rows)
+    writer.writerow(["image", *(["value"] if numbers else []), *pairs])
     for name, answer in rows:
-        values: list[Any] = [name]
+        values: list[Any] = [name] if answer.value is None else [name, f"{answer.value:.6g}"]
         for label, probability in zip(answer.labels, answer.probabilities, strict=True):
             values += [label, f"{probability:.6f}"]
         writer.writerow(values)
@@ -132,7 +137,9 @@ def as_csv(rows: list[Row]) -> str:
 
 def as_jsonl(rows: list[Row]) -> str:
     """Write one JSON object an image."""
-    return "".join(json.dumps({"image": r.image, **r.answer._asdict()}) + "\n" for r in rows)
+    found = [{k: v for k, v in row.answer._asdict().items() if v is not None} for row in rows]
+    pairs = zip(rows, found, strict=True)
+    return "".join(json.dumps({"image": row.image, **answer}) + "\n" for row, answer in pairs)
 
 
 WRITERS = {"table": as_table, "csv": as_csv, "jsonl": as_jsonl}

@@ -1,6 +1,7 @@
 """Measure a model on labelled images."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,7 +20,7 @@ class Arguments(Command):
     model: Positional[str]
     """A run folder, a checkpoint file or folder, or <model>.<tag> of published weights."""
     data: Positional[str]
-    """`digits`, or a folder of class folders, as for train."""
+    """As for train: a folder of class folders, a table, parquet, tar shards, `digits`."""
     split: str = "test"
     """train, val or test."""
     out: Path | None = None
@@ -28,6 +29,8 @@ class Arguments(Command):
     """A summary for people, or every number for programs."""
     batch_size: int = 256
     """Images per forward pass."""
+    bad_share: float = 0.05
+    """Share of images that may be unreadable; they are left out and named; more is an error."""
     device: str = "auto"
     """auto takes cuda, else mps, else cpu."""
     offline: bool = False
@@ -44,20 +47,26 @@ class Arguments(Command):
             out=self.out,
             device=self.device,
             batch_size=self.batch_size,
+            bad_share=self.bad_share,
             offline=self.offline,
         )
         numbers = found.as_dict()
         if self.format == "json":
             print(json.dumps(numbers, indent=2))
         else:
-            a = numbers["accuracy"]
+            score = found.result.score
+            value, low, high = (score.text(number) for number in score.interval)
             print(f"images     {numbers['images']:,} of the {self.split} split")
-            print(f"accuracy   {a['value']:.2%}  (95 % interval {a['low']:.2%} to {a['high']:.2%})")
-            if numbers["top5_accuracy"]:
+            print(f"{score.name:<10} {value}  (95 % interval {low} to {high})")
+            if numbers.get("top5_accuracy"):
                 print(f"top-5      {numbers['top5_accuracy']['value']:.2%}")
-            print(f"macro-F1   {numbers['macro_f1']:.4f}")
+            for key, name in (("macro_f1", "macro-F1"), ("r2", "R2")):
+                if numbers.get(key) is not None:
+                    print(f"{name:<10} {numbers[key]:.4f}")
             print(f"loss       {numbers['loss']:.4f}")
             print(f"speed      {numbers['images_per_second']:,.0f} images/s")
+        for message in found.result.unreadable:
+            print(f"left out: {message}", file=sys.stderr)
         if found.report is not None and self.format == "table":
             print(f"report     {found.report}")
         return 0

@@ -1,6 +1,6 @@
 """Train a Vision Transformer on labelled images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -17,12 +17,15 @@ class Arguments(Command):
     verb: ClassVar[str] = "train"
 
     data: Positional[str]
-    """`digits`, or a folder with one folder of images per class, with or without
-    train/ val/ test/ around them."""
+    """A folder with one folder of images per class, with or without train/ val/ test/ around them;
+    a CSV or TSV table image,label[,split][,group]; parquet; tar shards; a folder saved by datasets;
+    cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR; or `digits`."""
     out: Path | None = None
     """Run folder; runs/<name of the data> if left out. Nothing in it is ever overwritten."""
     recipe: str | None = None
     """A shipped recipe or a TOML file, whose values are the defaults of the flags below."""
+    exclude: Path | None = None
+    """A CSV whose column `image` names images to leave out, such as the doctor's."""
     resume: bool = False
     """Go on with the run in the folder, with its own recipe."""
     settings: Annotated[Recipe, arg(name="")] = field(default_factory=Recipe)
@@ -49,6 +52,9 @@ class Arguments(Command):
         from tessera.api import default_folder, resume_run, start_run
 
         console = Console(stderr=True)
+        if self.exclude is not None:
+            settings = replace(self.settings.data, exclude=str(self.exclude))
+            self.settings = replace(self.settings, data=settings)
         folder = self.out or default_folder(self.data)
         if self.resume:
             resume_run(self.data, folder, console=console)

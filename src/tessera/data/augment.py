@@ -1,21 +1,65 @@
 """What is done to training images: random, but a pure function of (seed, epoch, index)."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from tessera.data.images import RESAMPLING, to_channels
+from tessera.data.images import RESAMPLING, is_turned, to_channels, upright
+from tessera.data.jpeg import decode_jpeg
 from tessera.data.preprocessing import Preprocessing, to_tensor
 from tessera.recipe import Augment
 
+SPARE = 1.5
+"""How many times finer than the result a JPEG is decoded at least, when it is decoded smaller."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where a training image is cut and how it is moved: all that is drawn about its geometry."""
+
+    box: Box | None
+    """In the image as it is; None takes what evaluation takes."""
+    flip: bool = False
+    angle: float = 0.0
+    """In radians."""
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    """To the right and down, as shares of the sides."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is more than a crop and a flip."""
+        return bool(self.angle or self.scale != 1 or any(self.shift))
+
+
+def draw_motion(size: tuple[int, int], augment: Augment, rng: np.random.Generator) -> Motion:
+    """Draw the geometry for an image.
+
+    Args:
+        size: Its width and height in pixels.
+    """
+    a = augment
+    box = None if a.crop_scale is None else crop_box(size, a.crop_scale, a.crop_ratio, rng)
+    flip = bool(a.flip and rng.random() < a.flip)
+    if not (a.rotate or a.zoom or a.shift):
+        return Motion(box, flip)
+    angle = math.radians(rng.uniform(-a.rotate, a.rotate))
+    scale = math.exp(rng.uniform(-1, 1) * math.log1p(a.zoom))
+    dx, dy = rng.uniform(-a.shift, a.shift), rng.uniform(-a.shift, a.shift)
+    return Motion(box, flip, angle, scale, (dx, dy))
+
 
 class TrainTransform:
-    """Random crop, flip and small affine motions, to the size that evaluation has."""
+    """Random crop, flip, moves, colours and erasing, to the size that evaluation has."""
 
     def __init__(self, preprocessing: Preprocessing, augment: Augment) -> None:
         self.preprocessing = preprocessing
@@ -25,25 +69,26 @@ class TrainTransform:
         """Change one image at random.
 
         Args:
+            image: As it is stored; it is best if its pixels are not decoded yet, since a JPEG of
+                which little is wanted is then decoded at a half, quarter or eighth of its size.
             rng: Made for this image of this epoch; nothing else is drawn from.
         """
-        a = self.augment
-        if a.crop_scale is None:
-            pixels = self.preprocessing.pixels(image)
+        motion = draw_motion(upright_size(image), self.augment, rng)
+        if motion.box is None:
+            pixels = self.preprocessing.pixels(upright(image))
         else:
-            image = to_channels(image, self.preprocessing.channels)
-            pixels = self._resized_crop(image, rng)
-        if a.flip and rng.random() < a.flip:
+            pixels = self._resized_crop(image, motion.box)
+        if motion.flip:
             pixels = pixels.flip(-1)
-        if a.rotate or a.zoom or a.shift:
-            pixels = self._affine(pixels, rng)
+        if motion.moves:
+            pixels = _move(pixels, motion)
         return pixels.contiguous()
 
-    def _resized_crop(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
+    def _resized_crop(self, image: Image.Image, box: Box) -> Tensor:
         """A box of random area and shape, resized: the "Inception crop"."""
-        assert self.augment.crop_scale is not None
-        box = crop_box(image.size, self.augment.crop_scale, self.augment.crop_ratio, rng)
-        pixels = to_tensor(image.crop(box))
+        array = decode_crop(image, box, self.preprocessing.size, self.preprocessing)
+        # Channels stay last in memory: torch resizes such bytes faster, to the same bits.
+        pixels = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1)
         mode = self.preprocessing.interpolation
         if mode == "nearest":
             return F.interpolate(pixels[None], size=self.preprocessing.size, mode=mode)[0]
@@ -51,25 +96,74 @@ class TrainTransform:
             0
         ]
 
-    def _affine(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        """Rotate, zoom and shift about the centre in one resampling; black comes in."""
-        a = self.augment
-        angle = math.radians(rng.uniform(-a.rotate, a.rotate))
-        scale = math.exp(rng.uniform(-1, 1) * math.log1p(a.zoom))
-        height, width = pixels.shape[-2:]
-        dx, dy = (rng.uniform(-a.shift, a.shift) * side for side in (width, height))
-        cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-        cx, cy = width / 2, height / 2  # Pillow puts the centre of the first pixel at 0.5
-        inverse = (  # from a pixel of the result to one of the source, in Pillow's order
-            *(cos, sin, cx - cos * (cx + dx) - sin * (cy + dy)),
-            *(-sin, cos, cy + sin * (cx + dx) - cos * (cy + dy)),
-        )
-        array = pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
-        image = Image.fromarray(array)
-        moved = image.transform(
-            image.size, Image.Transform.AFFINE, inverse, resample=RESAMPLING["bilinear"]
-        )
-        return to_tensor(moved)
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the width and height that an image has once it is turned upright."""
+    turned = is_turned(image) and image.getexif()[0x0112] in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
+def decode_crop(
+    image: Image.Image, box: Box, size: tuple[int, int], preprocessing: Preprocessing
+) -> np.ndarray:
+    """Decode an image no finer than a box of it needs, and cut the box out.
+
+    A JPEG that is not decoded yet is read at 1/2, 1/4 or 1/8 of its size where the box then still
+    has ``SPARE`` times the pixels wanted, each way.
+
+    Args:
+        box: In the upright image at its full size.
+        size: Height and width that the box is going to be resized to.
+
+    Returns:
+        The pixels, ``h w`` or ``h w 3``.
+    """
+    left, top, right, bottom = box
+    full = upright_size(image)
+    spare = min((right - left) / (SPARE * size[1]), (bottom - top) / (SPARE * size[0]))
+    spare = max(spare, 1.0)
+    wanted = math.ceil(image.width / spare), math.ceil(image.height / spare)
+    pixels = None
+    if preprocessing.channels == 3 and not is_turned(image):
+        pixels = decode_jpeg(image, wanted)
+    if pixels is not None:
+        left, top, right, bottom = _scaled(box, full, (pixels.shape[1], pixels.shape[0]))
+        return pixels[top:bottom, left:right]
+    image.draft(image.mode, wanted)  # does nothing for other formats
+    image = upright(image)
+    box = _scaled(box, full, image.size)
+    image = to_channels(image, preprocessing.channels, preprocessing.background)
+    return np.array(image.crop(box))
+
+
+def _scaled(box: Box, full: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Return the box in an image that was decoded at another size."""
+    x, y = size[0] / full[0], size[1] / full[1]
+    left, top, right, bottom = box
+    return round(left * x), round(top * y), round(right * x), round(bottom * y)
+
+
+def _move(pixels: Tensor, motion: Motion) -> Tensor:
+    """Rotate, zoom and shift about the centre in one resampling; black comes in."""
+    height, width = pixels.shape[-2:]
+    dx, dy = motion.shift[0] * width, motion.shift[1] * height
+    cos, sin = math.cos(motion.angle) / motion.scale, math.sin(motion.angle) / motion.scale
+    cx, cy = width / 2, height / 2  # Pillow puts the centre of the first pixel at 0.5
+    inverse = (  # from a pixel of the result to one of the source, in Pillow's order
+        *(cos, sin, cx - cos * (cx + dx) - sin * (cy + dy)),
+        *(-sin, cos, cy + sin * (cx + dx) - cos * (cy + dy)),
+    )
+    image = to_image(pixels)
+    moved = image.transform(
+        image.size, Image.Transform.AFFINE, inverse, resample=RESAMPLING["bilinear"]
+    )
+    return to_tensor(moved)
+
+
+def to_image(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """Copy pixels into a grey or RGB image."""
+    array = pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array)
 
 
 def crop_box(
@@ -77,16 +171,13 @@ def crop_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     rng: np.random.Generator,
-) -> tuple[int, int, int, int]:
+) -> Box:
     """Draw a box of random area and aspect (Szegedy et al., 2015), as torchvision does.
 
     Args:
         size: Width and height of the image in pixels.
         scale: Bounds of the box's share of the area.
         ratio: Bounds of width / height, drawn evenly in logarithm.
-
-    Returns:
-        Left, top, right and bottom in pixels.
     """
     width, height = size
     for _ in range(10):
@@ -101,22 +192,3 @@ def crop_box(
     h = min(height, max(1, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def mixup(
-    images: Float[Tensor, "b c h w"],
-    labels: Int[Tensor, " b"],
-    num_classes: int,
-    alpha: float,
-    rng: np.random.Generator,
-) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-    """Blend every image with another of the batch (Zhang et al., 2018), one weight a batch.
-
-    Returns:
-        Images, and target probabilities with the same weights.
-    """
-    weight = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(images.shape[0])).to(images.device)
-    targets = F.one_hot(labels, num_classes).to(images.dtype)
-    blended = images.lerp(images[order], 1 - weight)
-    return blended, targets.lerp(targets[order], 1 - weight)

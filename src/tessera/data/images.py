@@ -1,7 +1,12 @@
 """One image file or array, read the same way wherever it is needed."""
 
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,13 +22,61 @@ RESAMPLING = {
 
 UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, Image.DecompressionBombError),
-    *(TypeError, struct.error),  # EXIF fields of the wrong type
+    *(TypeError, struct.error, zlib.error),  # fields of the wrong type, broken streams
+    *(IndexError, KeyError, EOFError, OverflowError, MemoryError),  # from damaged headers
 )
 """What Pillow raises when a file is damaged."""
+
+ORIENTATION = 0x0112
+"""EXIF tag: how the camera was held."""
+
+WHITE = (255, 255, 255)
 
 
 class ImageError(ValueError):
     """An image that cannot be read; the message names the file."""
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turn whatever a damaged file provokes into an ``ImageError`` that names it."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image: {name}") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name} is a folder, not an image") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is no image that can be read") from error
+    except UNDECODABLE as error:
+        raise ImageError(f"{name} cannot be decoded: {error}") from error
+
+
+def open_lazily(file: str | Path | IO[bytes], name: str) -> Image.Image:
+    """Read the header of an image, which knows its size; the pixels are decoded on first use.
+
+    Raises:
+        ImageError: Nothing is there, it is no image, or it has more than 179 million pixels
+            (Pillow's limit, above which a small file may fill the memory).
+    """
+    with decoding(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half of that limit, and EXIF that is slightly wrong
+        return Image.open(file)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image and turn it as its EXIF tag says; of several frames, take the first."""
+    image.load()
+    if is_turned(image):
+        return ImageOps.exif_transpose(image)
+    return image.copy() if getattr(image, "is_animated", False) else image
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says that the camera was not held upright."""
+    return image.getexif().get(ORIENTATION, 1) not in (0, 1)
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -32,18 +85,8 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         ImageError: The file is missing, truncated, too large, or no image.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise ImageError(f"no such image: {path}") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{path} is a folder, not an image") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is no image that can be read") from error
-    except UNDECODABLE as error:
-        raise ImageError(f"{path} cannot be decoded: {error}") from error
+    with decoding(str(path)), open_lazily(path, str(path)) as image:
+        return upright(image)
 
 
 def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
@@ -58,11 +101,8 @@ def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         case str() | Path():
             return open_image(source)
         case Image.Image():
-            try:
+            with decoding(getattr(source, "filename", "") or repr(source)):
                 return ImageOps.exif_transpose(source)
-            except UNDECODABLE as error:
-                name = getattr(source, "filename", "") or repr(source)
-                raise ImageError(f"{name} cannot be decoded: {error}") from error
         case np.ndarray() if source.dtype == np.uint8 and source.ndim in (2, 3) and source.size:
             squeezed = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
             if squeezed.ndim == 2 or squeezed.shape[2] in (3, 4):
@@ -74,15 +114,38 @@ def as_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
     )
 
 
-def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to grey (1 channel) or RGB (3); 16-bit greys are scaled, alpha is laid on white."""
+def to_channels(
+    image: Image.Image, channels: int, background: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """Convert to grey (1 channel) or RGB (3).
+
+    Greys of 16 and 32 bits are scaled, not cut off at 255; see ``to_bytes``.
+
+    Args:
+        background: Colour that shows where the image is transparent.
+    """
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(to_bytes(np.asarray(image)))
     elif "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     return image.convert(mode)
+
+
+def to_bytes(grey: np.ndarray) -> np.ndarray:
+    """Scale greys of more than 8 bits to bytes, by the range of their type.
+
+    16-bit images are divided by 257. Those of 32 bits say nothing of their range, so the smallest
+    usual one that holds them is taken: for whole numbers 8, 16 or 32 bits; for fractions 0 to 1,
+    then the same. Values below 0 become 0.
+    """
+    if grey.dtype == np.uint16:
+        return (grey.astype(np.uint32) // 257).astype(np.uint8)
+    top = float(np.nanmax(grey, initial=0))
+    ranges = (1.0, 255.0, 65535.0) if grey.dtype.kind == "f" else (255.0, 65535.0)
+    white = next((r for r in ranges if top <= r), 2.0**32 - 1 if top < 2**32 else top)
+    scaled = np.nan_to_num(grey.astype(np.float64), posinf=white) * (255 / white)
+    return np.floor(scaled.clip(0, 255) + (0.5 if white <= 255 else 0)).astype(np.uint8)

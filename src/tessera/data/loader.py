@@ -2,24 +2,33 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from tessera.data.augment import TrainTransform, mixup
-from tessera.data.dataset import Dataset, ImageFiles
-from tessera.data.images import ImageError
+from tessera.data.augment import TrainTransform, upright_size
+from tessera.data.dataset import Dataset
+from tessera.data.device import DeviceTransform, WholeImage
+from tessera.data.images import ImageError, decoding, upright
+from tessera.data.mixing import mix
 from tessera.data.preprocessing import Preprocessing
+from tessera.data.splits import strata
 from tessera.recipe import Recipe
 
 Batch = dict[str, Tensor]
-"""image: float ``b c h w``, normalised; label: int ``b``; target: float ``b k``, where mixed."""
+"""image: float ``b c h w``, normalised; label: of the data's task; target: float ``b k``, where
+mixed; index: int ``b``, places in the data, in evaluation."""
 
-Key = tuple[int, int]
-"""Epoch and index of an image: all that its augmentation depends on, apart from the seed."""
+Key = tuple[int, int, int]
+"""Epoch, index and repetition of an image: all that its augmentation depends on, but the seed."""
+
+SUBSTITUTES = 8
+"""Other images that are tried in the place of one that cannot be read."""
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -27,11 +36,26 @@ class StepSampler(Sampler[list[Key]]):
 
     Step s holds places s * batch_size to (s + 1) * batch_size of the stream, so nothing is dropped
     at the end of a pass, and a run that starts at step s sees what it would have seen.
+
+    Args:
+        weights: Chance of every image to be drawn, with replacement; None takes each once a pass.
+        repeats: How often an image stands in a row, each time with another augmentation.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        stop: int,
+        weights: np.ndarray | None = None,
+        repeats: int = 1,
+    ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.start, self.stop = start, stop
+        self.weights, self.repeats = weights, repeats
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -40,46 +64,118 @@ class StepSampler(Sampler[list[Key]]):
         order: dict[int, np.ndarray] = {}
         for step in range(self.start, self.stop):
             places = range(step * self.batch_size, (step + 1) * self.batch_size)
-            epochs = [place // self.size for place in places]
+            turns = [divmod(place, self.repeats) for place in places]
+            epochs = [turn // self.size for turn, _ in turns]
             order = {e: order[e] if e in order else self._order(e) for e in set(epochs)}
             yield [
-                (epoch, int(order[epoch][place % self.size]))
-                for epoch, place in zip(epochs, places, strict=True)
+                (epoch, int(order[epoch][turn % self.size]), repeat)
+                for epoch, (turn, repeat) in zip(epochs, turns, strict=True)
             ]
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.size)
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.weights is None:
+            return rng.permutation(self.size)
+        return rng.choice(self.size, self.size, p=self.weights)
 
 
-Item = tuple[Tensor, int] | ImageError
-"""Pixels and class; or, from a worker, why there are none."""
+@dataclass
+class Unreadable:
+    """Images that could not be read, by index in the data, and when there are too many."""
+
+    data: Dataset
+    share: float
+    """Of the images that may be unreadable."""
+    found: dict[int, str] = field(default_factory=dict)
+    """Message by index."""
+
+    def add(self, errors: dict[int, str]) -> None:
+        """Note what a batch could not read.
+
+        Raises:
+            ImageError: It is more than the share allows.
+        """
+        self.found.update(errors)
+        if len(self.found) > self.share * len(self.data):
+            some = "\n".join(f"  {message}" for message in list(self.found.values())[:5])
+            more = f"\n  and {len(self.found) - 5} more" if len(self.found) > 5 else ""
+            raise ImageError(
+                f"{len(self.found)} of {len(self.data)} images cannot be read, "
+                f"and data.bad_share={self.share:g} allows fewer:\n{some}{more}\n"
+                "hint: `tessera doctor DATA` names them all and writes a list for --data.exclude"
+            )
+
+    def first(self) -> str:
+        """Return the first message."""
+        return next(iter(self.found.values()))
 
 
-class _TrainImages(TorchDataset[Item]):
-    def __init__(self, data: Dataset, transform: TrainTransform, seed: int) -> None:
+@dataclass(frozen=True)
+class _Item:
+    """An image from a worker; the errors are of images that it stands in for, or its own."""
+
+    index: int
+    pixels: Tensor | None
+    errors: dict[int, str]
+    key: Key = (0, 0, 0)
+    """What its augmentation depends on; it differs from the sampler's for a substitute."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height before anything was done to it."""
+
+
+@dataclass(frozen=True)
+class _Collated:
+    """Images of equal size in one tensor each, with their places; and what could not be read."""
+
+    stacks: list[tuple[Tensor, Tensor]]
+    errors: dict[int, str]
+    keys: list[Key]
+    sizes: list[tuple[int, int]]
+
+    def pin_memory(self) -> "_Collated":
+        """Called by the loader, so that copying to a GPU need not wait."""
+        return replace(self, stacks=[(i, p.pin_memory()) for i, p in self.stacks])
+
+
+class _TrainImages(TorchDataset[_Item]):
+    def __init__(self, data: Dataset, transform: TrainTransform | WholeImage, seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
-    def __getitem__(self, key: Key) -> Item:
-        epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
-        try:
-            return self.transform(self.data.read(index), rng), int(self.data.labels[index])
-        except ImageError as error:
-            return error
+    def __getitem__(self, key: Key) -> _Item:
+        epoch, index, repeat = key
+        errors: dict[int, str] = {}
+        for attempt in range(SUBSTITUTES):
+            new = epoch, index, repeat
+            try:
+                with decoding(self.data.where(index)), self.data.open(index) as image:
+                    size = upright_size(image)
+                    pixels = self.transform(image, image_rng(self.seed, new))
+                    return _Item(index, pixels, errors, new, size)
+            except ImageError as error:
+                errors[index] = str(error)
+            chance = np.random.default_rng((self.seed, epoch, key[1], repeat, attempt + 1))
+            index = int(chance.integers(len(self.data)))
+        return _Item(index, None, errors)
 
 
-class _EvalImages(TorchDataset[Item]):
+class _EvalImages(TorchDataset[_Item]):
     def __init__(self, data: Dataset, preprocessing: Preprocessing) -> None:
         self.data, self.preprocessing = data, preprocessing
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> _Item:
         try:
-            return self.preprocessing.pixels(self.data.read(index)), int(self.data.labels[index])
+            with decoding(self.data.where(index)), self.data.open(index) as image:
+                return _Item(index, self.preprocessing.pixels(upright(image)), {})
         except ImageError as error:
-            return error
+            return _Item(index, None, {index: str(error)})
+
+
+def image_rng(seed: int, key: Key) -> np.random.Generator:
+    """Return the numbers that decide how an image is augmented."""
+    return np.random.default_rng((seed, *key))
 
 
 def train_batches(
@@ -90,16 +186,28 @@ def train_batches(
     start: int,
     stop: int,
     device: torch.device,
+    unreadable: Unreadable | None = None,
 ) -> Iterator[Batch]:
     """Yield the training batches of steps ``start`` to ``stop`` - 1, augmented, on the device.
 
+    An image that cannot be read is noted, and another one takes its place.
+
     Raises:
-        ImageError: An image cannot be read.
+        ImageError: More images cannot be read than the recipe allows.
     """
+    unreadable = unreadable or Unreadable(data, recipe.data.bad_share)
     sampler = StepSampler(
-        len(data), recipe.data.batch_size, seed=recipe.seed, start=start, stop=stop
+        len(data),
+        recipe.data.batch_size,
+        seed=recipe.seed,
+        start=start,
+        stop=stop,
+        weights=balancing(data) if recipe.data.balanced else None,
+        repeats=recipe.augment.repeats,
     )
-    images = _TrainImages(data, TrainTransform(preprocessing, recipe.augment), recipe.seed)
+    kind = WholeImage if recipe.augment.on_device else TrainTransform
+    images = _TrainImages(data, kind(preprocessing, recipe.augment), recipe.seed)
+    on_device = DeviceTransform(preprocessing, recipe.augment)
     loader = DataLoader(
         images,
         batch_sampler=sampler,
@@ -109,12 +217,23 @@ def train_batches(
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
+    labels = torch.from_numpy(data.labels)
     for step, items in enumerate(loader, start):
-        batch = _to_device(items, preprocessing, device)
-        if recipe.augment.mixup:
+        unreadable.add(items.errors)
+        if not items.stacks:
+            raise ImageError(f"no image of step {step} can be read: {unreadable.first()}")
+        ((index, pixels),) = items.stacks
+        pixels = pixels.to(device, non_blocking=True)
+        if recipe.augment.on_device:
+            rngs = [image_rng(recipe.seed, key) for key in items.keys]
+            image = on_device(pixels, items.sizes, rngs)
+        else:
+            image = preprocessing.normalise(pixels)
+        batch = {"image": image, "label": labels[index].to(device)}
+        if recipe.augment.mixup or recipe.augment.cutmix:
             rng = np.random.default_rng((recipe.seed, step))
-            batch["image"], batch["target"] = mixup(
-                batch["image"], batch["label"], len(data.class_names), recipe.augment.mixup, rng
+            batch["image"], batch["target"] = mix(
+                batch["image"], as_targets(batch["label"], data), recipe.augment, rng
             )
         yield batch
 
@@ -126,12 +245,21 @@ def eval_batches(
     batch_size: int,
     workers: int | None,
     device: torch.device,
+    unreadable: Unreadable | None = None,
 ) -> Iterator[Batch]:
-    """Yield every image once, in order, prepared as for prediction.
+    """Yield every image once, prepared as for prediction; the batch's ``index`` says which.
+
+    They come in order, but for images of native shape: those of one batch that are of equal size
+    come together.
+
+    Args:
+        unreadable: Where images are noted that cannot be read, which are then left out; None
+            allows no such image.
 
     Raises:
-        ImageError: An image cannot be read.
+        ImageError: More images cannot be read than are allowed.
     """
+    unreadable = unreadable or Unreadable(data, 0.0)
     loader = DataLoader(
         _EvalImages(data, preprocessing),
         batch_size=batch_size,
@@ -141,35 +269,59 @@ def eval_batches(
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
     )
+    labels = torch.from_numpy(data.labels)
     for items in loader:
-        yield _to_device(items, preprocessing, device)
+        unreadable.add(items.errors)
+        for index, pixels in items.stacks:
+            images = preprocessing.normalise(pixels.to(device, non_blocking=True))
+            yield {"image": images, "label": labels[index].to(device), "index": index}
+
+
+def balancing(data: Dataset) -> np.ndarray:
+    """Return the chance of every image such that all classes are drawn equally often."""
+    numbers = strata(data.labels, data.task)
+    chance = 1 / np.bincount(numbers)[numbers]
+    return chance / chance.sum()
+
+
+def as_targets(labels: Tensor, data: Dataset) -> Tensor:
+    """Return labels as floats that can be blended, a row an image."""
+    if data.task == "classify":
+        return F.one_hot(labels, len(data.class_names)).float()
+    return labels.float() if data.task == "multilabel" else labels.float()[:, None]
 
 
 def worker_count(data: Dataset, wanted: int | None) -> int:
     """Return how many processes decode: none for images in memory, else up to one a core."""
     if wanted is not None:
         return wanted
-    if not isinstance(data.images, ImageFiles):
+    if data.images.in_memory:
         return 0
-    return min(os.cpu_count() or 1, 8, max(1, len(data) // 64))
+    return min(cores(), 8, max(1, len(data) // 64))
 
 
-def _collate(items: list[Item]) -> tuple[Tensor, Tensor] | ImageError:
-    """Stack a batch; pass the first error on as it is, since a worker's traceback helps nobody."""
-    good = [item for item in items if not isinstance(item, ImageError)]
-    if len(good) < len(items):
-        return next(item for item in items if isinstance(item, ImageError))
-    return torch.stack([p for p, _ in good]), torch.tensor([label for _, label in good])
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _to_device(
-    items: tuple[Tensor, Tensor] | ImageError, preprocessing: Preprocessing, device: torch.device
-) -> Batch:
-    if isinstance(items, ImageError):
-        raise items
-    pixels, labels = items
-    pixels = pixels.to(device, non_blocking=True)
-    return {"image": preprocessing.normalise(pixels), "label": labels.to(device)}
+def _collate(items: list[_Item]) -> _Collated:
+    """Stack the images of a batch that are of equal size; a worker's errors come as they are."""
+    by_size: dict[torch.Size, list[_Item]] = {}
+    errors: dict[int, str] = {}
+    for item in items:
+        errors.update(item.errors)
+        if item.pixels is not None:
+            by_size.setdefault(item.pixels.shape, []).append(item)
+    stacks = [
+        (
+            torch.tensor([item.index for item in group]),
+            torch.stack([item.pixels for item in group if item.pixels is not None]),
+        )
+        for group in by_size.values()
+    ]
+    good = [item for item in items if item.pixels is not None]
+    return _Collated(stacks, errors, [item.key for item in good], [item.size for item in good])
 
 
 def _one_thread(worker: int) -> None:

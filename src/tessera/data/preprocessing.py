@@ -1,6 +1,7 @@
 """From an image of any kind to the numbers a model eats: one object, kept inside the artefact."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.config import Size2d
-from tessera.data.images import RESAMPLING, to_channels
+from tessera.data.images import RESAMPLING, WHITE, to_channels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -30,8 +31,9 @@ class Preprocessing:
     """Height and width that the model sees, in pixels."""
     channels: int = 3
     """1 is grey, 3 is RGB."""
-    crop: Literal["crop", "squash"] = "crop"
-    """Cut the centre out, or press the whole image into the size."""
+    crop: Literal["crop", "squash", "letterbox", "native"] = "crop"
+    """Cut the centre out; press the whole image into the size; fit it in and fill the rest with
+    the background; or keep its shape, with about as many pixels as the size has."""
     crop_pct: float = 1.0
     """Share of the resized short side that the centre crop keeps; 0.875 is 224 of 256."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
@@ -39,6 +41,10 @@ class Preprocessing:
     """Subtracted from pixels in [0, 1], one number a channel."""
     std: tuple[float, ...] = HALF
     """Divides after that."""
+    background: tuple[int, int, int] = WHITE
+    """Colour behind transparent pixels, and around a letterboxed image."""
+    multiple_of: int = 1
+    """What both sides of an image of native shape are multiples of: the patch size."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -57,9 +63,15 @@ class Preprocessing:
                 f"preprocessing: std={self.std} must be positive and "
                 f"crop_pct={self.crop_pct} in (0, 1]"
             )
-        if self.crop not in ("crop", "squash") or self.interpolation not in RESAMPLING:
+        if self.crop not in CROPS or self.interpolation not in RESAMPLING:
             raise ValueError(
                 f"preprocessing: unknown crop={self.crop!r} or interpolation={self.interpolation!r}"
+            )
+        if len(self.background) != 3 or not all(0 <= c <= 255 for c in self.background):
+            raise ValueError(f"preprocessing: background={self.background} must be 3 bytes")
+        if self.multiple_of < 1 or any(side % self.multiple_of for side in self.size):
+            raise ValueError(
+                f"preprocessing: size={self.size} must be multiples of {self.multiple_of}"
             )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "c h w"]:
@@ -68,8 +80,7 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> UInt8[Tensor, "c h w"]:
         """Resize and crop, without normalising; workers send this, a quarter of the bytes."""
-        image = to_channels(image, self.channels)
-        return to_tensor(self._squash(image) if self.crop == "squash" else self._crop(image))
+        return to_tensor(CROPS[self.crop](self, to_channels(image, self.channels, self.background)))
 
     def normalise(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Map bytes to floats of about unit scale."""
@@ -89,11 +100,34 @@ class Preprocessing:
         """Return the fields as JSON knows them."""
         return asdict(self)
 
-    def _squash(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
+    def _resize(self, image: Image.Image, size: Size2d) -> Image.Image:
+        height, width = size
         if image.size == (width, height):
             return image
         return image.resize((width, height), RESAMPLING[self.interpolation])
+
+    def _squash(self, image: Image.Image) -> Image.Image:
+        return self._resize(image, self.size)
+
+    def _letterbox(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        scale = min(height / image.height, width / image.width)
+        inner = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+        small = self._resize(image, inner)
+        if inner == self.size:
+            return small
+        paper = Image.new("RGB", (width, height), self.background).convert(image.mode)
+        paper.paste(small, ((width - inner[1]) // 2, (height - inner[0]) // 2))
+        return paper
+
+    def _native(self, image: Image.Image) -> Image.Image:
+        step, area = self.multiple_of, self.size[0] * self.size[1]
+        scale = math.sqrt(area / (image.height * image.width))
+        sides = [max(1, round(side * scale / step)) for side in (image.height, image.width)]
+        while sides[0] * sides[1] * step * step > area:  # never more tokens than the size has
+            longer = sides.index(max(sides))
+            sides[longer] -= 1
+        return self._resize(image, (sides[0] * step, sides[1] * step))
 
     def _crop(self, image: Image.Image) -> Image.Image:
         height, width = self.size
@@ -114,6 +148,15 @@ class Preprocessing:
         if image.size != resized:
             image = image.resize(resized, RESAMPLING[self.interpolation])
         return image.crop((left, top, left + width, top + height))
+
+
+CROPS: dict[str, Callable[[Preprocessing, Image.Image], Image.Image]] = {
+    "crop": Preprocessing._crop,
+    "squash": Preprocessing._squash,
+    "letterbox": Preprocessing._letterbox,
+    "native": Preprocessing._native,
+}
+"""How an image of any shape is made to fit, by the name of the policy."""
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "c h w"]:

@@ -1,17 +1,12 @@
-"""Measure a classifier on a split of a data set."""
+"""Measurement of a classifier: one class an image."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import nn
 
-from tessera.data.dataset import Dataset
-from tessera.data.loader import eval_batches
-from tessera.data.preprocessing import Preprocessing
+from tessera.evaluation.base import Measured, Score
 from tessera.evaluation.metrics import (
     ClassMetrics,
     Interval,
@@ -24,15 +19,8 @@ from tessera.evaluation.metrics import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a model answered for every image of a split, and the numbers that follow."""
-
-    split: str
-    class_names: tuple[str, ...]
-    logits: Float[np.ndarray, "n k"]
-    labels: Int[np.ndarray, " n"]
-    seconds: float
-    """Wall-clock time for reading and answering all images."""
+class Result(Measured):
+    """What a classifier answered."""
 
     @property
     def predicted(self) -> Int[np.ndarray, " n"]:
@@ -50,6 +38,10 @@ class Result:
     @property
     def accuracy(self) -> Interval:
         return wilson(int((self.predicted == self.labels).sum()), len(self.labels))
+
+    @property
+    def score(self) -> Score:
+        return Score("accuracy", self.accuracy)
 
     @property
     def top5(self) -> Interval | None:
@@ -74,47 +66,12 @@ class Result:
         own = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
         return float((np.log(np.exp(shifted).sum(axis=1)) - own).mean())
 
-
-@torch.inference_mode()
-def measure(
-    model: nn.Module,
-    data: Dataset,
-    preprocessing: Preprocessing,
-    *,
-    split: str,
-    device: torch.device,
-    batch_size: int = 256,
-    workers: int | None = None,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> Result:
-    """Run a model over every image of a split once, in evaluation mode and float32.
-
-    Args:
-        on_batch: Called with the number of images done since the last call.
-
-    Raises:
-        ImageError: An image cannot be read.
-        ValueError: The split has no images.
-    """
-    if not len(data):
-        raise ValueError(f"the {split} split has no images to measure\nhint: choose another split")
-    was_training = model.training
-    model.eval()
-    start = time.perf_counter()
-    logits = []
-    batches = eval_batches(
-        data, preprocessing, batch_size=batch_size, workers=workers, device=device
-    )
-    try:
-        for batch in batches:
-            logits.append(model(batch["image"]).float().cpu().numpy())
-            on_batch(batch["image"].shape[0])
-    finally:
-        model.train(was_training)
-    return Result(
-        split=split,
-        class_names=data.class_names,
-        logits=np.concatenate(logits),
-        labels=data.labels,
-        seconds=time.perf_counter() - start,
-    )
+    def numbers(self) -> dict[str, Any]:
+        classes = zip(self.class_names, self.classes, strict=True)
+        return {
+            "accuracy": self.accuracy._asdict(),
+            "top5_accuracy": self.top5._asdict() if self.top5 else None,
+            "macro_f1": self.macro_f1,
+            "classes": {name: metrics._asdict() for name, metrics in classes},
+            "confusion": self.confusion.tolist(),
+        }

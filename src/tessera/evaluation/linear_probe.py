@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 
 from tessera.data.dataset import Dataset
-from tessera.data.loader import eval_batches
+from tessera.data.loader import Unreadable, eval_batches
 from tessera.data.preprocessing import Preprocessing
 from tessera.models.vit import ViT
 
@@ -34,18 +34,33 @@ def features(
     device: torch.device,
     batch_size: int = 256,
     workers: int | None = None,
-) -> Float[np.ndarray, "n d"]:
-    """Return the pooled tokens of every image, prepared as for prediction.
+    unreadable: Unreadable | None = None,
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
+    """Return the pooled tokens of every image, prepared as for prediction, and which these are.
+
+    Args:
+        unreadable: Where images are noted that cannot be read, which are then left out; None
+            allows no such image.
 
     Raises:
-        ImageError: An image cannot be read.
+        ImageError: More images cannot be read than are allowed.
     """
     model.eval()
     batches = eval_batches(
-        data, preprocessing, batch_size=batch_size, workers=workers, device=device
+        data,
+        preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        unreadable=unreadable,
     )
-    parts = [model.pool(model.forward_features(batch["image"])).float().cpu() for batch in batches]
-    return torch.cat(parts).numpy()
+    parts, rows = [], []
+    for batch in batches:
+        parts.append(model.pool(model.forward_features(batch["image"])).float().cpu())
+        rows.append(batch["index"])
+    places = torch.cat(rows)
+    order = torch.argsort(places)
+    return torch.cat(parts)[order].numpy(), places[order].numpy()
 
 
 def fit_head(

@@ -53,13 +53,17 @@ def per_class(confusion: Int[np.ndarray, "k k"]) -> list[ClassMetrics]:
     """Return precision, recall and F1 of every class."""
     found = []
     for k in range(confusion.shape[0]):
-        hits, support, guessed = confusion[k, k], confusion[k].sum(), confusion[:, k].sum()
-        precision = float(hits / guessed) if guessed else 0.0
-        recall = float(hits / support) if support else 0.0
-        both = precision + recall
-        f1 = 2 * precision * recall / both if both else 0.0
-        found.append(ClassMetrics(precision, recall, f1, int(support)))
+        support, guessed = int(confusion[k].sum()), int(confusion[:, k].sum())
+        found.append(f1_of(int(confusion[k, k]), support=support, guessed=guessed))
     return found
+
+
+def f1_of(hits: int, *, support: int, guessed: int) -> ClassMetrics:
+    """Return precision, recall and F1 from counts: of hits, of true ones, of those predicted."""
+    precision = hits / guessed if guessed else 0.0
+    recall = hits / support if support else 0.0
+    both = precision + recall
+    return ClassMetrics(precision, recall, 2 * precision * recall / both if both else 0.0, support)
 
 
 def macro_f1(classes: list[ClassMetrics]) -> float:

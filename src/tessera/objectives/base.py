@@ -20,5 +20,8 @@ class Objective(nn.Module, ABC):
         The gradient of ``"loss"`` is followed; the rest is logged.
         """
 
+    def finish(self) -> None:
+        """Change the weights in place so that the model answers as it is to be used."""
+
     def after_step(self, step: int) -> None:
         """Move what no gradient moves, such as a teacher."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from PIL import Image
 
 from tessera.data.images import to_channels
+from tessera.evaluation.base import Score
 
 INK, BLUE, RED, GRID = "#1f2933", "#2166ac", "#b2182b", "#d9dee4"
 
@@ -33,8 +34,8 @@ STYLE: Any = {
 }
 
 
-def curves(rows: Sequence[dict[str, Any]], best_step: int) -> str:
-    """Draw loss and accuracy over epochs as SVG.
+def curves(rows: Sequence[dict[str, Any]], best_step: int, score: Score) -> str:
+    """Draw loss and score over epochs as SVG.
 
     Args:
         rows: The run's log, at least one row.
@@ -45,7 +46,7 @@ def curves(rows: Sequence[dict[str, Any]], best_step: int) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for axes, name, label in ((left, "loss", "loss"), (right, "accuracy", "accuracy")):
+        for axes, name in ((left, "loss"), (right, score.name)):
             for part, colour, style in (("train", GRID, "-"), ("val", BLUE, "-")):
                 values = [row.get(f"{part}_{name}") for row in rows]
                 if None not in values:
@@ -55,10 +56,11 @@ def curves(rows: Sequence[dict[str, Any]], best_step: int) -> str:
             if best is not None:
                 axes.axvline(best, color=RED, lw=1, ls=":", label="saved model")
             axes.set_xlabel("epoch")
-            axes.set_ylabel(label)
-        right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        right.legend(frameon=False, loc="lower right")
-        return _svg(figure, "Loss and accuracy over epochs")
+            axes.set_ylabel(name)
+        if score.percent:
+            right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        right.legend(frameon=False, loc="best")
+        return _svg(figure, f"Loss and {score.name} over epochs")
 
 
 def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
@@ -85,6 +87,19 @@ def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
         return _svg(figure, "Confusion matrix: true class by row, predicted by column")
 
 
+def scatter(labels: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], name: str) -> str:
+    """Draw what was predicted over what is true, as SVG."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.subplots()
+        low, high = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
+        axes.plot([low, high], [low, high], color=GRID, lw=1.4)
+        axes.plot(labels, predicted, ".", color=BLUE, ms=4, alpha=0.6)
+        axes.set_xlabel(f"true {name}")
+        axes.set_ylabel(f"predicted {name}")
+        return _svg(figure, f"Predicted over true {name}")
+
+
 def thumbnail(image: Image.Image, side: int = 112) -> str:
     """Return a small square-bounded copy of an image as a PNG data address."""
     small = to_channels(image, 3)
@@ -92,9 +107,13 @@ def thumbnail(image: Image.Image, side: int = 112) -> str:
     size = tuple(max(1, round(length * scale)) for length in small.size)
     # Tiny images are shown as the pixels they are; large ones are reduced smoothly.
     filter_ = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
-    small = small.resize((size[0], size[1]), filter_)
+    return png(small.resize((size[0], size[1]), filter_))
+
+
+def png(image: Image.Image) -> str:
+    """Return an image as a data address that can stand in a page."""
     buffer = io.BytesIO()
-    small.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

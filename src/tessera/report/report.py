@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from tessera.data.dataset import Dataset
+from tessera.evaluation.base import Measured
 from tessera.evaluation.classify import Result
-from tessera.report.figures import confusion, curves, thumbnail
-
-EXAMPLES = 18
-"""Images shown of each kind."""
+from tessera.evaluation.regress import RegressionResult
+from tessera.report.figures import confusion, curves, scatter
+from tessera.report.gallery import examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +25,15 @@ class Report:
     model: dict[str, Any]
     data: dict[str, Any]
     """spec, fingerprint by split, images by split, notes."""
-    results: Sequence[tuple[Result, Dataset]]
-    """Measurements, the one that counts first."""
+    results: Sequence[tuple[Measured, Dataset]]
+    """Measurements with the images that were measured, the one that counts first."""
     environment: dict[str, Any]
     recipe: str = ""
     """TOML."""
     seed: int | None = None
     log: Sequence[dict[str, Any]] = ()
     training: dict[str, Any] = field(default_factory=dict)
-    """steps, best_step, epochs, seconds, images_per_second."""
+    """steps, best_step, epochs, seconds, images_per_second, unreadable."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return every number of the page."""
@@ -42,7 +41,7 @@ class Report:
             "title": self.title,
             "model": self.model,
             "data": self.data,
-            "results": {result.split: result_dict(result) for result, _ in self.results},
+            "results": {result.split: result.as_dict() for result, _ in self.results},
             "training": self.training,
             "log": list(self.log),
             "seed": self.seed,
@@ -69,54 +68,20 @@ def render(report: Report) -> str:
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     engine.filters["percent"] = lambda share: f"{share:.2%}"
     result, data = report.results[0]
-    figures = {
-        "confusion": confusion(result.confusion, result.class_names),
-        "curves": curves(report.log, report.training["best_step"]) if report.log else "",
-    }
+    best = report.training.get("best_step", 0)
+    figures = dict.fromkeys(("curves", "confusion", "scatter"), "")
+    if report.log:
+        figures["curves"] = curves(report.log, best, result.score)
+    if isinstance(result, Result):
+        figures["confusion"] = confusion(result.confusion, result.class_names)
+    if isinstance(result, RegressionResult):
+        figures["scatter"] = scatter(result.labels, result.predicted, result.class_names[0])
     return engine.get_template("page.html.j2").render(
         report=report,
         numbers=report.as_dict(),
-        main=result_dict(result),
+        main=result.as_dict(),
+        scores={r.split: r.score for r, _ in report.results},
         figures=figures,
-        mistakes=_examples(result, data, wrong=True),
-        examples=_examples(result, data, wrong=False),
+        mistakes=examples(result, data, wrong=True),
+        examples=examples(result, data, wrong=False),
     )
-
-
-def result_dict(result: Result) -> dict[str, Any]:
-    """Return a measurement as JSON knows it; shares are in [0, 1], intervals are 95 %."""
-    classes = zip(result.class_names, result.classes, strict=True)
-    return {
-        "split": result.split,
-        "images": len(result.labels),
-        "accuracy": result.accuracy._asdict(),
-        "top5_accuracy": result.top5._asdict() if result.top5 else None,
-        "macro_f1": result.macro_f1,
-        "loss": result.loss,
-        "seconds": round(result.seconds, 3),
-        "images_per_second": round(len(result.labels) / result.seconds, 1),
-        "classes": {name: metrics._asdict() for name, metrics in classes},
-        "confusion": result.confusion.tolist(),
-    }
-
-
-def _examples(result: Result, data: Dataset, *, wrong: bool) -> list[dict[str, Any]]:
-    """Pick the mistakes made with most confidence, or an even sample of right answers."""
-    predicted, probabilities = result.predicted, result.probabilities
-    confidence = probabilities.max(axis=1)
-    if wrong:
-        rows = np.flatnonzero(predicted != result.labels)
-        rows = rows[np.argsort(-confidence[rows], kind="stable")][:EXAMPLES]
-    else:
-        rows = np.flatnonzero(predicted == result.labels)
-        rows = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows)), dtype=int)]
-    return [
-        {
-            "image": thumbnail(data.read(int(row))),
-            "name": data.name(int(row)),
-            "true": result.class_names[result.labels[row]],
-            "predicted": result.class_names[predicted[row]],
-            "confidence": float(confidence[row]),
-        }
-        for row in rows
-    ]

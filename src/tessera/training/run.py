@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.console import Console
 from torch import Tensor, nn
 
 from tessera.checkpoint.artifact import RUN_FILE, Header, save_artifact, write_atomically
-from tessera.data.loader import train_batches
-from tessera.data.sources import DataSplits
-from tessera.evaluation.classify import Result, measure
+from tessera.data.loader import Unreadable, train_batches
+from tessera.data.splits import DataSplits
+from tessera.evaluation.base import Measured, Score
 from tessera.evaluation.linear_probe import features, fit_head
+from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT
-from tessera.objectives.classify import Classify
+from tessera.objectives.tasks import make_objective
 from tessera.optim.ema import Ema
 from tessera.optim.groups import is_head, make_optimizer
 from tessera.optim.schedule import lr_at, total_steps
@@ -77,7 +78,8 @@ class Run:
         self.model.to(self.device)
         self.model.grad_checkpointing = self.recipe.grad_checkpointing
         optim, depth = self.recipe.optim, self.model.config.depth
-        objective = Classify(self.model, label_smoothing=self.recipe.label_smoothing)
+        objective = make_objective(self.model, self.data["train"], self.recipe).to(self.device)
+        self.unreadable = Unreadable(self.data["train"], self.recipe.data.bad_share)
         self.state = TrainState(objective, make_optimizer(objective, optim, depth=depth))
         if optim.ema_decay is not None:
             self.state.ema = Ema(objective, optim.ema_decay)
@@ -109,7 +111,7 @@ class Run:
 
         Raises:
             DivergedError: The loss is no longer finite.
-            ImageError: An image cannot be read.
+            ImageError: More images cannot be read than the recipe allows.
         """
         interval = max(1, round(self.recipe.eval_every * self._steps_per_epoch()))
         batches = train_batches(
@@ -119,6 +121,7 @@ class Run:
             start=self.state.step,
             stop=self.stop,
             device=self.device,
+            unreadable=self.unreadable,
         )
         display = make_display(self.console, start=self.state.step, stop=self.stop)
         self._thaw(self.state, {})
@@ -138,15 +141,26 @@ class Run:
         """Fit the head alone, on features that are computed once and kept in the folder.
 
         Raises:
-            ImageError: An image cannot be read.
+            ImageError: More images cannot be read than the recipe allows.
+            ValueError: The data is not of one class an image.
         """
+        if self.data.task != "classify":
+            raise ValueError(
+                "linear-probe fits one class an image, and the labels are not of that kind\n"
+                "hint: leave --recipe linear-probe out"
+            )
         began = time.perf_counter()
         path = self.folder / FEATURES
         if not path.exists():
-            found = {name: self._features(name) for name in ("train", "val")}
+            found: dict[str, np.ndarray] = {}
+            for name in ("train", "val"):
+                found[name], found[f"{name}_rows"] = self._features(name)
             write_atomically(path, lambda part: _save_arrays(part, found))
         with np.load(path, allow_pickle=False) as file:
-            sides = [(file[name], self.data[name].labels) for name in ("train", "val")]
+            sides = [
+                (file[name], self.data[name].labels[file[f"{name}_rows"]])
+                for name in ("train", "val")
+            ]
         head = fit_head(sides[0], sides[1], len(self.data.class_names))
         linear = self.model.head
         assert isinstance(linear, nn.Linear)
@@ -160,7 +174,7 @@ class Run:
         self.console.print(f"head fitted on frozen features: C={head.strength:g}", highlight=False)
         self.save(result)
 
-    def _features(self, split: str) -> Float[np.ndarray, "n d"]:
+    def _features(self, split: str) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
         return features(
             self.model,
             self.data[split],
@@ -168,6 +182,7 @@ class Run:
             device=self.device,
             batch_size=self.recipe.data.eval_batch_size,
             workers=self.recipe.data.workers,
+            unreadable=Unreadable(self.data[split], self.recipe.data.bad_share),
         )
 
     def lr_of(self, step: int) -> float:
@@ -184,20 +199,22 @@ class Run:
                 parameter.requires_grad_(state.step >= steps or is_head(name))
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Put the averaged weights into the model for a while, if the recipe has an average."""
-        ema = self.state.ema
-        if ema is None:
-            yield
-            return
-        own = {k: t.detach().clone() for k, t in self.state.objective.state_dict().items()}
-        self.state.objective.load_state_dict(ema.average)
+    def as_used(self) -> Iterator[None]:
+        """Give the model, for a while, the weights that it is to be used with.
+
+        They are averaged, if the recipe has an average, and what the objective makes of them.
+        """
+        objective, ema = self.state.objective, self.state.ema
+        own = {k: t.detach().clone() for k, t in objective.state_dict().items()}
+        if ema is not None:
+            objective.load_state_dict(ema.average)
+        objective.finish()
         try:
             yield
         finally:
-            self.state.objective.load_state_dict(own)
+            objective.load_state_dict(own)
 
-    def measure(self, split: str) -> Result:
+    def measure(self, split: str) -> Measured:
         """Measure the model as it is now."""
         return measure(
             self.model,
@@ -207,9 +224,10 @@ class Run:
             device=self.device,
             batch_size=self.recipe.data.eval_batch_size,
             workers=self.recipe.data.workers,
+            bad_share=self.recipe.data.bad_share,
         )
 
-    def save(self, result: Result) -> bool:
+    def save(self, result: Measured) -> bool:
         """Save all state, and the artefact where the validation loss is the lowest so far.
 
         The loss decides, not the accuracy: among a few hundred images an accuracy is lucky now and
@@ -219,7 +237,7 @@ class Run:
         better = result.loss < p.best_loss
         if better:
             p.best_loss, p.best_step = result.loss, self.state.step
-            with self.averaged():
+            with self.as_used():
                 save_artifact(self.folder / RUN_FILE, self.model, self.header)
         saved = {
             "ema": self.state.ema.state() if self.state.ema is not None else None,
@@ -246,6 +264,7 @@ class _Recorder:
         self.run, self.display = run, display
         self.since = time.perf_counter()
         self.shown = 0.0
+        self.noted = 0
         self.reset()
 
     def reset(self) -> None:
@@ -285,7 +304,7 @@ class _Recorder:
         numbers = self.means()
         run = self.run
         run.progress.seconds += time.perf_counter() - self.since
-        with run.averaged():
+        with run.as_used():
             result = run.measure("val")
         row: dict[str, Any] = {
             "step": state.step,
@@ -293,23 +312,29 @@ class _Recorder:
             "lr": run.lr_of(state.step - 1),
             **{f"train_{name}": value for name, value in numbers.items()},
             "val_loss": result.loss,
-            "val_accuracy": result.accuracy.value,
+            f"val_{result.score.name}": result.score.interval.value,
             "images_per_second": round(run.progress.images / run.progress.seconds, 1),
             "seconds": round(run.progress.seconds, 2),
         }
+        if run.unreadable.found:
+            row["unreadable"] = len(run.unreadable.found)
         with (run.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         best = " *" if run.save(result) else ""
-        self.display.note(_line(row, run.stop, best))
+        for message in list(run.unreadable.found.values())[self.noted :]:
+            self.display.note(f"replaced by another image: {message}")
+        self.noted = len(run.unreadable.found)
+        self.display.note(_line(row, run.stop, result.score, best))
         self.reset()
         self.since = time.perf_counter()
 
 
-def _line(row: dict[str, Any], stop: int, best: str) -> str:
+def _line(row: dict[str, Any], stop: int, score: Score, best: str) -> str:
     return (
         f"step {row['step']:>{len(str(stop))}}/{stop}  epoch {row['epoch']:6.2f}  "
         f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-        f"val accuracy {row['val_accuracy']:6.2%}  {row['images_per_second']:,.0f} images/s  "
+        f"val {score.name} {score.text(score.interval.value):>6}  "
+        f"{row['images_per_second']:,.0f} images/s  "
         f"{clock(row['seconds'])}{best}"
     )
 

@@ -1,0 +1,120 @@
+"""The doctor's visit: look at a data set, ask a model about its labels, and write a page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tessera.checkpoint.load import load_model
+from tessera.data.doctor import Diagnosis, diagnose
+from tessera.data.loader import Unreadable
+from tessera.data.preprocessing import HALF, Preprocessing
+from tessera.evaluation.label_errors import label_errors
+from tessera.evaluation.linear_probe import features
+from tessera.models.variants import parse
+from tessera.models.vit import ViT
+from tessera.recipe import Recipe, default_recipe, load
+from tessera.report.augmented import training_batch
+from tessera.report.doctor import write_diagnosis
+from tessera.report.environment import environment
+from tessera.training.loop import pick_device
+
+OWN_FILES = {"report.html", "findings.csv", "exclude.csv"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkup:
+    """What the doctor found, and where it is written."""
+
+    diagnosis: Diagnosis
+    report: Path
+
+
+def doctor(
+    data: str | Path,
+    *,
+    weights: str | Path | None = None,
+    recipe: str | Path | None = None,
+    out: str | Path | None = None,
+    near: bool = True,
+    device: str = "auto",
+    offline: bool = False,
+    console: Console | None = None,
+) -> Checkup:
+    """Look at every image of DATA, and write down what is wrong with it.
+
+    Args:
+        weights: A MODEL whose features are used to find labels that are probably wrong.
+        recipe: Of which a training batch is shown; the one that ``train`` would take by default.
+        out: Folder for the page and the tables; ``runs/doctor-<data>`` by default. Only what an
+            earlier visit wrote there is overwritten.
+        near: Whether to look for images that are alike, and not only for the same file.
+
+    Raises:
+        ValueError: There is nothing to look at, or the folder holds something else.
+        RunError: Published weights or a library cannot be had.
+    """
+    spec = str(data)
+    console = console or Console(stderr=True, quiet=True)
+    folder = Path(out) if out else Path("runs") / f"doctor-{Path(spec.rstrip('/')).name}"
+    others = {p.name for p in folder.iterdir()} - OWN_FILES if folder.is_dir() else set()
+    if others or folder.is_file():
+        raise ValueError(f"{folder} holds something else\nhint: name another folder with --out")
+    picked, loaded = pick_device(device), None
+    if weights is not None:  # before the long scan, so that a wrong name costs no time
+        loaded = load_model(weights, offline=offline)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("looking at images", total=None)
+        diagnosis = diagnose(
+            spec,
+            near=near,
+            on_start=lambda n: bar.update(task, total=n),
+            on_progress=lambda n: bar.advance(task, n),
+        )
+    if loaded is not None:
+        with console.status("asking the model about the labels"):
+            _judge_labels(diagnosis, loaded.model.to(picked), loaded.header.preprocessing, picked)
+    chosen = load(recipe) if recipe else default_recipe(spec)
+    shown = loaded.header.preprocessing if loaded else _preprocessing(chosen)
+    batch = training_batch(diagnosis.data["train"], shown, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = write_diagnosis(
+        folder,
+        diagnosis,
+        environment=environment(picked),
+        batch=batch,
+        recipe=str(recipe or "of tessera train"),
+    )
+    return Checkup(diagnosis=diagnosis, report=page)
+
+
+def _judge_labels(
+    diagnosis: Diagnosis, model: ViT, preprocessing: Preprocessing, device: torch.device
+) -> None:
+    """Note training images whose label a model trained on the others contradicts."""
+    train = diagnosis.data["train"]
+    if train.task != "classify":
+        raise ValueError(
+            "labels can be judged where every image has one class\nhint: leave --weights out"
+        )
+    found, rows = features(
+        model, train, preprocessing, device=device, unreadable=Unreadable(train, 1.0)
+    )
+    for error in label_errors(found, train.labels[rows]):
+        given = train.class_names[train.labels[rows[error.image]]]
+        better = train.class_names[error.suggested]
+        detail = f"{given!r} at {error.own:.0%}; {better!r} at {error.confidence:.0%}"
+        diagnosis.add("label", detail, places=(("train", int(rows[error.image])),), exclude=True)
+
+
+def _preprocessing(recipe: Recipe) -> Preprocessing:
+    """What a model of the recipe would see, if it were trained from nothing."""
+    config = parse(recipe.model, num_classes=2, **recipe.arch.given())
+    half = HALF[: config.in_chans]
+    return Preprocessing(size=config.image_shape, channels=config.in_chans, mean=half, std=half)
