@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tessera.checkup import Checkup as Checkup
     from tessera.checkup import doctor as doctor
     from tessera.config import ViTConfig as ViTConfig
+    from tessera.crossval import cross_validate as cross_validate
     from tessera.models.variants import list_models as list_models
     from tessera.models.vit import Tokens as Tokens
     from tessera.models.vit import ViT as ViT
@@ -28,6 +29,7 @@ PUBLIC = {
     "Checkup": "checkup",
     "doctor": "checkup",
     "ViTConfig": "config",
+    "cross_validate": "crossval",
     "list_models": "models.variants",
     "Tokens": "models.vit",
     "ViT": "models.vit",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from tessera.checkpoint.artifact import RUN_FILE, Header, load_artifact
 from tessera.checkpoint.load import load_model
@@ -18,7 +18,9 @@ from tessera.data.splits import DataSplits
 from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT
+from tessera.progress import counting
 from tessera.recipe import Data, Recipe, default_recipe, dumps, load, merge, nested
+from tessera.report.augmented import training_batch
 from tessera.report.environment import environment
 from tessera.report.report import Report, write_report
 from tessera.training.build import build
@@ -134,19 +136,8 @@ def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
 
 def _load(spec: str, settings: Data, console: Console) -> DataSplits:
     """Load the data, and show how far a search for near-duplicates has come."""
-    columns = (TextColumn("[progress.description]{task.description}"), MofNCompleteColumn())
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task("looking for near-duplicates", total=None)
-
-    def show(images: int) -> None:
-        bar.start()  # only now, since an empty display would leave an empty line
-        bar.advance(task, images)
-
-    try:
-        return load_data(spec, settings, on_progress=show)
-    finally:
-        if bar.live.is_started:
-            bar.stop()
+    with counting(console, "looking for near-duplicates") as counter:
+        return load_data(spec, settings, on_progress=counter.advance)
 
 
 def _complete(run: Run) -> TrainedRun:
@@ -187,12 +178,7 @@ def evaluate(
         _refuse_used(Path(out))
     loaded = load_model(model, offline=offline)
     card = loaded.header.card
-    splits = _splits_as_in_training(str(data), split, card, loaded.header.class_names)
-    if splits.task != loaded.header.task:
-        raise ValueError(
-            f"{model} answers the task {loaded.header.task}, and {data} is labelled for "
-            f"{splits.task}\nhint: give data of the kind that the model was trained on"
-        )
+    splits = _splits_as_in_training(str(data), split, loaded.header)
     chosen = splits[split].relabel(loaded.header.class_names)
     picked = pick_device(device)
     result = measure(
@@ -219,18 +205,27 @@ def evaluate(
     return Evaluation(result=result, report=write_report(Path(out), report))
 
 
-def _splits_as_in_training(
-    spec: str, split: str, card: Mapping[str, Any], class_names: tuple[str, ...]
-) -> DataSplits:
+def _splits_as_in_training(spec: str, split: str, header: Header) -> DataSplits:
     """Find the data; where it lacks the split, cut it as the run did that made the model."""
     found = find_data(spec)
+    if found.task != header.task:
+        raise ValueError(
+            f"the model answers the task {header.task}, and {spec} is labelled for {found.task}\n"
+            "hint: give data of the kind that the model was trained on"
+        )
     for part in found.splits.values():
-        part.relabel(class_names)
+        part.relabel(header.class_names)
     if split in found.splits and split != "train":
         return found
-    text = str(card.get("recipe", ""))
+    text = str(header.card.get("recipe", ""))
     settings = merge(Recipe(), tomllib.loads(text)).data if text else Data()
     return load_data(spec, settings)
+
+
+def _shown_batch(run: Run) -> list[Image.Image]:
+    if run.recipe.objective == "linear-probe":  # which learns from images as they are
+        return []
+    return training_batch(run.data["train"], run.header.preprocessing, run.recipe)
 
 
 def _say(console: Console, line: str) -> None:
@@ -253,6 +248,7 @@ def _finish(run: Run) -> TrainedRun:
         recipe=dumps(run.recipe),
         seed=run.recipe.seed,
         log=read_log(run.folder),
+        batch=_shown_batch(run),
         training={
             "steps": run.stop,
             "best_step": p.best_step,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tessera.checkpoint.load import load_model
 from tessera.data.doctor import Diagnosis, diagnose
@@ -15,6 +14,7 @@ from tessera.evaluation.label_errors import label_errors
 from tessera.evaluation.linear_probe import features
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
+from tessera.progress import counting
 from tessera.recipe import Recipe, default_recipe, load
 from tessera.report.augmented import training_batch
 from tessera.report.doctor import write_diagnosis
@@ -65,18 +65,8 @@ def doctor(
     picked, loaded = pick_device(device), None
     if weights is not None:  # before the long scan, so that a wrong name costs no time
         loaded = load_model(weights, offline=offline)
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("looking at images", total=None)
-        diagnosis = diagnose(
-            spec,
-            near=near,
-            on_start=lambda n: bar.update(task, total=n),
-            on_progress=lambda n: bar.advance(task, n),
-        )
+    with counting(console, "looking at images") as counter:
+        diagnosis = diagnose(spec, near=near, on_start=counter.expect, on_progress=counter.advance)
     if loaded is not None:
         with console.status("asking the model about the labels"):
             _judge_labels(diagnosis, loaded.model.to(picked), loaded.header.preprocessing, picked)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from tessera.cli.predict import Arguments
@@ -17,6 +16,7 @@ from tessera.data.archives import EMBEDDED
 from tessera.data.holdout import load_data
 from tessera.data.images import SUFFIXES, ImageError
 from tessera.predict import Prediction, Predictor, Source, load
+from tessera.progress import counting
 from tessera.training.loop import pick_device
 
 
@@ -84,8 +84,7 @@ def _answers(
     """Answer in batches; a batch with a bad image is answered one by one."""
     size = predictor.batch_size
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("predicting", total=len(sources))
+    with counting(console, "predicting", len(sources)) as counter:
         for start in range(0, len(sources), size):
             batch = sources[start : start + size]
             try:
@@ -97,7 +96,7 @@ def _answers(
                         yield Row(name, predictor.predict([source], top_k=top_k)[0])
                     except ImageError as error:
                         errors.append(error)
-            bar.advance(task, len(batch))
+            counter.advance(len(batch))
 
 
 def as_table(rows: list[Row]) -> str:

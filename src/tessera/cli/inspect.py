@@ -35,6 +35,7 @@ class Arguments(Command):
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "config": asdict(header.config),
             "preprocessing": header.preprocessing.as_dict(),
+            "task": header.task,
             "class_names": list(header.class_names),
             "card": header.card,
         }
@@ -47,7 +48,8 @@ class Arguments(Command):
             print(f"\n{title}")
             for name, value in facts[title].items():
                 print(f"  {name:<20}{value}")
-        print(f"\nclasses         {len(header.class_names)}: {_short(header.class_names)}")
+        kind = {"classify": "classes", "multilabel": "labels", "regress": "number"}[header.task]
+        print(f"\n{kind:<16}{len(header.class_names)}: {_short(header.class_names)}")
         print("\ncard")
         for name, value in header.card.items():
             if name != "recipe":

@@ -56,6 +56,8 @@ def execute(verb: str, args: list[str]) -> int:
         return load_command(verb).parse(args).run()
     except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
         return fail(error, 2)
+    except BrokenPipeError:
+        raise
     except (RunError, OSError) as error:
         return fail(error, 1)
 

@@ -26,6 +26,9 @@ class Arguments(Command):
     """A shipped recipe or a TOML file, whose values are the defaults of the flags below."""
     exclude: Path | None = None
     """A CSV whose column `image` names images to leave out, such as the doctor's."""
+    folds: int | None = None
+    """Cut the training images into so many folds, train once for each of them as validation, and
+    give the mean; the runs go to fold-0, fold-1, ... in the run folder."""
     resume: bool = False
     """Go on with the run in the folder, with its own recipe."""
     settings: Annotated[Recipe, arg(name="")] = field(default_factory=Recipe)
@@ -50,13 +53,18 @@ class Arguments(Command):
         from rich.console import Console
 
         from tessera.api import default_folder, resume_run, start_run
+        from tessera.crossval import cross_validate
 
         console = Console(stderr=True)
         if self.exclude is not None:
             settings = replace(self.settings.data, exclude=str(self.exclude))
             self.settings = replace(self.settings, data=settings)
         folder = self.out or default_folder(self.data)
-        if self.resume:
+        if self.folds is not None:
+            cross_validate(
+                self.data, self.settings, folder, self.folds, resume=self.resume, console=console
+            )
+        elif self.resume:
             resume_run(self.data, folder, console=console)
         else:
             start_run(self.data, self.settings, folder, console=console)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tessera.data.dataset import Dataset
 from tessera.data.duplicates import near_duplicates, signature
-from tessera.data.examine import KINDS, Examined, Finding, Severity, examine
+from tessera.data.examine import ALIKE_FROM, KINDS, Finding, Severity, examine
 from tessera.data.images import ImageError
 from tessera.data.loader import cores
 from tessera.data.sources import find_data
@@ -178,10 +178,12 @@ def _judge_classes(diagnosis: Diagnosis) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image after a look: a hash of its file, and what it shows."""
+    """One image after a look."""
 
     digest: int
+    """Of its file; 0 where there is none."""
     picture: np.ndarray | None
+    """What it shows, very small; None where that cannot be compared."""
 
 
 def _look(
@@ -210,9 +212,12 @@ def _look_at(data: Dataset, index: int) -> tuple[_Seen, tuple[Finding, ...]]:
     except ImageError as error:
         return _Seen(0, None), (Finding("missing", str(error), "error"),)
     if encoded is None:  # pixels in memory: there is no file that could be odd
-        return _Seen(hash(data.images.fingerprint(row)), signature(data.read(index))), ()
-    looked: Examined = examine(encoded, data.name(index))
-    return _Seen(hash(encoded) if encoded else 0, looked.signature), looked.findings
+        image = data.read(index)
+        picture = signature(image) if min(image.size) >= ALIKE_FROM else None
+        return _Seen(hash(data.images.fingerprint(row)), picture), ()
+    looked = examine(encoded, data.name(index))
+    picture = looked.signature if min(looked.size) >= ALIKE_FROM else None
+    return _Seen(hash(encoded) if encoded else 0, picture), looked.findings
 
 
 def _compare_bytes(diagnosis: Diagnosis, places: list[Place], seen: list[_Seen]) -> set[int]:

@@ -49,6 +49,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
 TINY, HUGE, NARROW = 16, 50_000_000, 6.0
 """Pixels of the shorter side; pixels in all; longer over shorter side."""
 
+ALIKE_FROM = 32
+"""Pixels of the shorter side from which it means something that two images look alike: there are
+only so many ways to write a digit in 8x8."""
+
 MEGAPIXEL = 1_000_000
 
 FORMATS = {

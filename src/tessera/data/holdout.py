@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from tessera.data.dataset import Dataset
 from tessera.data.duplicates import groups as join
 from tessera.data.duplicates import near_duplicates, signature
+from tessera.data.examine import ALIKE_FROM
 from tessera.data.images import ImageError, decoding, upright
 from tessera.data.loader import cores
 from tessera.data.sources import exclude, find_data
@@ -59,7 +59,7 @@ def load_data(
 
 def _cut(found: DataSplits, settings: Data, on_progress: Callable[[int], None]) -> DataSplits:
     train, notes = found["train"], list(found.notes)
-    pairs = _near_pairs(train, settings, notes, Path(found.spec).name, on_progress)
+    pairs = _near_pairs(train, settings, notes, on_progress)
     groups = _joined(train, pairs)
     if settings.folds is None:
         rest, cut = stratified_split(
@@ -88,22 +88,22 @@ def _near_pairs(
     train: Dataset,
     settings: Data,
     notes: list[str],
-    name: str,
     on_progress: Callable[[int], None],
 ) -> Int[np.ndarray, "m 2"]:
     nothing = np.empty((0, 2), dtype=np.int64)
     wanted = settings.near_duplicates
-    if wanted is None and (len(train) > SCAN_LIMIT or name == "digits"):
-        if len(train) > SCAN_LIMIT:
-            notes.append(
-                f"near-duplicates among the {len(train)} training images were not looked for; "
-                "--data.near-duplicates True does"
-            )
+    if wanted is None and len(train) > SCAN_LIMIT:
+        notes.append(
+            f"near-duplicates among the {len(train)} training images were not looked for; "
+            "--data.near-duplicates True does"
+        )
         return nothing
     if wanted is False:
         return nothing
     found, seen = signatures(train, on_progress)
-    pairs = near_duplicates(found)
+    if len(seen) < 2:
+        return nothing
+    pairs = near_duplicates(np.stack(found))
     if len(pairs):
         notes.append(
             f"{len(np.unique(pairs))} training images have near-duplicates; "
@@ -114,12 +114,17 @@ def _near_pairs(
 
 def signatures(
     data: Dataset, on_progress: Callable[[int], None] = lambda images: None
-) -> tuple[UInt8[np.ndarray, "m ..."], Int[np.ndarray, " m"]]:
-    """Return what each readable image looks like, very small, and which images these are."""
+) -> tuple[list[np.ndarray], Int[np.ndarray, " m"]]:
+    """Return what each image looks like, very small, and which images these are.
+
+    Those that cannot be read are not among them, nor those too small for likeness to mean anything.
+    """
 
     def one(index: int) -> np.ndarray | None:
         try:
             with decoding(data.where(index)), data.open(index) as image:
+                if min(image.size) < ALIKE_FROM:
+                    return None
                 image.draft(image.mode, (SMALL, SMALL))
                 return signature(upright(image))
         except ImageError:
@@ -133,8 +138,7 @@ def signatures(
             if row is not None:
                 rows.append(row)
                 seen.append(index)
-    blank = np.empty((0, 0), dtype=np.uint8)
-    return np.stack(rows) if rows else blank, np.array(seen, dtype=np.int64)
+    return rows, np.array(seen, dtype=np.int64)
 
 
 def _joined(train: Dataset, pairs: Int[np.ndarray, "m 2"]) -> np.ndarray | None:

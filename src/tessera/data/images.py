@@ -5,8 +5,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -54,7 +54,7 @@ def decoding(name: str) -> Iterator[None]:
         raise ImageError(f"{name} cannot be decoded: {error}") from error
 
 
-def open_lazily(file: str | Path | IO[bytes], name: str) -> Image.Image:
+def open_lazily(file: str | Path | BytesIO, name: str) -> Image.Image:
     """Read the header of an image, which knows its size; the pixels are decoded on first use.
 
     Raises:

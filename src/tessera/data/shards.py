@@ -50,7 +50,6 @@ class TarImages(Images):
     ) -> None:
         self.shards = shards
         self.shard, self.offset, self.size, self.names = shard, offset, size, names
-        self._open: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -62,10 +61,10 @@ class TarImages(Images):
         return os.fsencode(f"{self.name(index)}:{self.size[index]}")
 
     def encoded(self, index: int) -> bytes:
-        with decoding(self.name(index)):
-            data = os.pread(
-                self._file(int(self.shard[index])), self.size[index], self.offset[index]
-            )
+        # Opening costs microseconds; kept open, thousands of shards would be too many files.
+        with decoding(self.name(index)), self.shards[self.shard[index]].open("rb") as file:
+            file.seek(self.offset[index])
+            data = file.read(self.size[index])
             if len(data) < self.size[index]:
                 raise OSError("the shard is truncated")
             return data
@@ -73,25 +72,13 @@ class TarImages(Images):
     def open(self, index: int) -> Image.Image:
         return open_lazily(io.BytesIO(self.encoded(index)), self.name(index))
 
-    def _file(self, shard: int) -> int:
-        """Return an open file; each worker process opens its own."""
-        key = os.getpid(), shard
-        if key not in self._open:
-            self._open[key] = os.open(self.shards[shard], os.O_RDONLY)
-        return self._open[key]
-
-    def __del__(self) -> None:
-        for (owner, _), number in self._open.items():
-            if owner == os.getpid():
-                os.close(number)
-
 
 def is_shards(spec: str) -> bool:
-    """Whether DATA names tar files: one, a brace range, or a folder of them."""
+    """Whether DATA names tar files: one, even if compressed, a brace range, or a folder of them."""
     path = Path(spec).expanduser()
     if path.is_dir():
         return any(path.glob("*.tar")) or any(path.glob("*/*.tar"))
-    return spec.endswith(".tar")
+    return bool(re.search(r"\.(tar(\.\w+)?|tgz)$", spec))
 
 
 def read_shards(spec: str) -> DataSplits:
@@ -105,10 +92,12 @@ def read_shards(spec: str) -> DataSplits:
         ValueError: No such file, a broken one, a compressed one, or an image without a class.
     """
     shards = _shard_paths(spec)
+    root = Path(spec).expanduser()
+    root = root if root.is_dir() else root.parent
     by_split: dict[str, list[Path]] = {}
     for path in shards:
-        by_split.setdefault(split_of(Path(path.parent.name) / path.name), []).append(path)
-    given = _given_names(shards[0].parent)
+        by_split.setdefault(split_of(path.relative_to(root)), []).append(path)
+    given = _given_names(root) or _given_names(shards[0].parent)
     return unite(spec, {n: _index(paths, given) for n, paths in by_split.items()})
 
 
@@ -117,13 +106,17 @@ def _shard_paths(spec: str) -> list[Path]:
     if path.is_dir():
         return sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
     match = BRACES.search(spec)
+    if not match and not path.exists():
+        raise ValueError(f"no data at {spec!r}\nhint: give a .tar file, or train-{{000..012}}.tar")
     if not match:
         return [path]
     first, last = match.groups()
     numbers = range(int(first), int(last) + 1)
     found = [Path(BRACES.sub(f"{n:0{len(first)}d}", spec, count=1)).expanduser() for n in numbers]
     missing = [p for p in found if not p.exists()]
-    if missing or not found:
+    if not found:
+        raise ValueError(f"{spec} is an empty range\nhint: give the first number first")
+    if missing:
         names = ", ".join(p.name for p in missing[:3])
         raise ValueError(f"{spec}: {len(missing)} of {len(found)} shards are missing: {names}")
     return found
@@ -176,10 +169,12 @@ def _number_classes(
 def _samples(path: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
     """Yield every image of a shard with the text of its class."""
     try:
+        if path.stat().st_size % tarfile.BLOCKSIZE:  # which tarfile may take for the end
+            raise tarfile.ReadError("it ends within a block")
         with tarfile.open(path, "r:") as file:
             key, image, text = "", None, None
             for member in file:
-                if not member.isfile():
+                if not member.isfile() or member.name.rpartition("/")[2].startswith("."):
                     continue
                 stem, suffix = _split_name(member.name)
                 if stem != key:
@@ -217,6 +212,11 @@ def _class_text(file: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> s
         raise ValueError(f"{path}/{member.name} is no valid JSON: {error}") from error
     keys = ("label", "class", "cls", "class_name")
     found = next((value[k] for k in keys if k in value), None) if isinstance(value, dict) else None
+    if isinstance(found, list | dict):
+        raise ValueError(
+            f"{path}/{member.name}: the label {found} is no single class\n"
+            "hint: several labels an image are read from a CSV or parquet"
+        )
     return None if found is None else str(found)
 
 
@@ -224,6 +224,6 @@ def _require(text: str | None, image: tarfile.TarInfo, path: Path) -> str:
     if not text:
         raise ValueError(
             f"{path}: {image.name} has no class\n"
-            "hint: a member with the same name and .cls, or .json with a label, must hold it"
+            "hint: a member of the same name with .cls, or .json with a label, must be beside it"
         )
     return text

@@ -13,6 +13,9 @@ class Objective(nn.Module, ABC):
     Owns the encoder and every head that it adds, so that its parameters are what is trained.
     """
 
+    loss_unit: float = 1.0
+    """Factor from the loss that is followed to the one that a measurement reports."""
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars, means over the batch.

@@ -20,6 +20,7 @@ class Regress(Objective):
         super().__init__()
         self.model = model
         self.mean, self.std = mean, std
+        self.loss_unit = std**2
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         answer = self.model(batch["image"]).float()[:, 0]

@@ -1,5 +1,6 @@
 """What training images look like once they have been augmented and mixed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -37,7 +38,9 @@ def training_batch(
     return [to_image(image) for image in pixels]
 
 
-def contact_sheet(images: list[Image.Image], *, columns: int = 8, side: int = 112) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Image.Image], *, columns: int = 8, side: int = 112
+) -> Image.Image:
     """Lay images out on one white page, each in a square."""
     rows = -(-len(images) // columns)
     gap = 4

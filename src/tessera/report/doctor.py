@@ -54,7 +54,7 @@ def write_diagnosis(
         classes=classes[:CLASSES],
         more_classes=max(0, len(classes) - CLASSES),
         most=max(1, max(columns[0])),
-        sheet=png(contact_sheet(list(batch))) if batch else "",
+        sheet=png(contact_sheet(batch)) if batch else "",
         recipe=recipe,
         sections=[_section(diagnosis, kind) for kind in diagnosis.counts()],
         environment=environment,

@@ -58,6 +58,7 @@ def curves(rows: Sequence[dict[str, Any]], best_step: int, score: Score) -> str:
             axes.set_xlabel("epoch")
             axes.set_ylabel(name)
         if score.percent:
+            right.set_ylim(top=min(1.01, right.get_ylim()[1]))
             right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         right.legend(frameon=False, loc="best")
         return _svg(figure, f"Loss and {score.name} over epochs")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from tessera.data.dataset import Dataset
 from tessera.evaluation.base import Measured
 from tessera.evaluation.classify import Result
 from tessera.evaluation.regress import RegressionResult
-from tessera.report.figures import confusion, curves, scatter
+from tessera.report.augmented import contact_sheet
+from tessera.report.figures import confusion, curves, png, scatter
 from tessera.report.gallery import examples
 
 
@@ -32,6 +34,8 @@ class Report:
     """TOML."""
     seed: int | None = None
     log: Sequence[dict[str, Any]] = ()
+    batch: Sequence[Image.Image] = ()
+    """Training images after augmentation."""
     training: dict[str, Any] = field(default_factory=dict)
     """steps, best_step, epochs, seconds, images_per_second, unreadable."""
 
@@ -69,9 +73,11 @@ def render(report: Report) -> str:
     engine.filters["percent"] = lambda share: f"{share:.2%}"
     result, data = report.results[0]
     best = report.training.get("best_step", 0)
-    figures = dict.fromkeys(("curves", "confusion", "scatter"), "")
+    figures = dict.fromkeys(("curves", "confusion", "scatter", "batch"), "")
     if report.log:
         figures["curves"] = curves(report.log, best, result.score)
+    if report.batch:
+        figures["batch"] = png(contact_sheet(report.batch))
     if isinstance(result, Result):
         figures["confusion"] = confusion(result.confusion, result.class_names)
     if isinstance(result, RegressionResult):

@@ -301,8 +301,8 @@ class _Recorder:
 
     def look(self, state: TrainState, metrics: Metrics) -> None:
         """Measure on the validation images, log, and save."""
-        numbers = self.means()
-        run = self.run
+        run, numbers = self.run, self.means()
+        numbers["loss"] *= state.objective.loss_unit
         run.progress.seconds += time.perf_counter() - self.since
         with run.as_used():
             result = run.measure("val")
