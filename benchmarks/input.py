@@ -9,6 +9,7 @@ pixels, flipped, and stacked into a batch of bytes. "Plain Pillow" does it with
 
 import argparse
 import statistics
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tessera.data.augment import TrainTransform, draw_motion
 from tessera.data.images import open_lazily
 from tessera.data.preprocessing import Preprocessing
+from tessera.data.sources import find_data
 from tessera.data.stored import FlatStrings
 from tessera.recipe import Augment
 
@@ -107,6 +109,19 @@ def index_memory(rows: int) -> None:
     )
 
 
+def index_folder(rows: int) -> None:
+    """Print how fast a folder of so many images in 100 classes is indexed."""
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(100):
+            (Path(folder) / f"class_{k:02d}").mkdir()
+        for k in range(rows):
+            (Path(folder) / f"class_{k % 100:02d}" / f"{k}.jpg").touch()
+        start = time.perf_counter()
+        found = find_data(folder)
+        seconds = time.perf_counter() - start
+    print(f"folder of {len(found['train']):,} images: {rows / seconds:,.0f} files/s")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -133,6 +148,7 @@ def main() -> None:
             f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     index_memory(args.index)
+    index_folder(min(args.index, 100_000))
 
 
 if __name__ == "__main__":
