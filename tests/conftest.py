@@ -1,8 +1,13 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# Machines are noisy, and a slow moment is no failure; the timeout of a test still holds.
+hypothesis.settings.register_profile("tessera", deadline=None)
+hypothesis.settings.load_profile("tessera")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -9,13 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 
 LAYERS = [  # bottom first; units of one layer do not import each other
-    {"config", "recipe", "errors", "fields"},
+    {"config", "recipe", "errors", "fields", "progress"},
     {"nn", "data", "optim"},
     {"models"},
     {"checkpoint", "objectives"},
     {"evaluation", "predict"},
     {"training", "report"},
     {"api", "checkup"},
+    {"crossval"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tessera.data.images import ImageError, as_image, open_image, to_channels
+from tessera.data.images import ImageError, as_image, open_image, to_bytes, to_channels
 
 
 @pytest.fixture
@@ -55,6 +55,139 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
     expected = np.array([[0, 1, 100], [155, 254, 255]])
     np.testing.assert_array_equal(np.asarray(to_channels(image, 1)), expected)
     np.testing.assert_array_equal(np.asarray(to_channels(image, 3))[..., 1], expected)
+
+
+# Type and greys as a file may hold them, and the bytes that they become. 16 bits are divided by
+# 257 whatever they hold. 32 bits do not say their range: it is the smallest usual one that fits.
+GREYS: dict[str, tuple[str, list[float], list[int]]] = {
+    "16 bits": ("<u2", [0, 256, 257, 32_767, 65_534, 65_535], [0, 0, 1, 127, 254, 255]),
+    "16 bits, dark": ("<u2", [0, 100, 255, 257, 514], [0, 0, 0, 1, 2]),
+    "16 bits, big-endian": (">u2", [0, 256, 257, 32_767, 65_535], [0, 0, 1, 127, 255]),
+    "16 bits, big-endian, dark": (">u2", [0, 100, 255], [0, 0, 0]),
+    "32 bits that hold 8": ("<i4", [0, 1, 128, 255], [0, 1, 128, 255]),
+    "32 bits that hold 16": ("<i4", [0, 256, 257, 514, 65_535], [0, 0, 1, 2, 255]),
+    "32 bits": ("<i4", [0, 2**24, 2**30, 2**31 - 1], [0, 0, 63, 127]),
+    "32 bits below zero": ("<i4", [-7, 0, 200], [0, 0, 200]),
+    "fractions to 1": ("<f4", [0, 0.25, 0.5, 1], [0, 64, 128, 255]),
+    "fractions to 255": ("<f4", [0, 1.2, 1.5, 127.6, 255], [0, 1, 2, 128, 255]),
+    "fractions to 65,535": ("<f4", [0, 256, 257, 65_535], [0, 0, 1, 255]),
+    "fractions below zero": ("<f4", [-3, 0, 1], [0, 0, 255]),
+    "fractions beyond all ranges": ("<f4", [0, 1e20, 2e20], [0, 127, 255]),
+    "no numbers": ("<f4", [np.nan, -np.inf, 0.5, np.inf], [0, 0, 128, 255]),
+    "nothing but zeros": ("<f4", [0, 0], [0, 0]),
+    "no number at all": ("<f4", [np.nan, np.nan], [0, 0]),
+}
+
+
+@pytest.mark.parametrize("kind", GREYS)
+def test_greys_of_many_bits_become_bytes_by_the_range_of_their_type(kind: str) -> None:
+    code, values, wanted = GREYS[kind]
+    found = to_bytes(np.array([values], dtype=code))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, [wanted])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GREYS if "no number" not in kind])
+def test_greys_of_many_bits_come_so_from_a_tiff(kind: str, tmp_path: Path) -> None:
+    code, values, wanted = GREYS[kind]
+    file = tmp_path / "deep.tif"
+    Image.fromarray(np.array([values], dtype=code)).save(file)
+    image = open_image(file)
+    assert image.mode in ("I;16", "I;16B", "I", "F")
+    np.testing.assert_array_equal(np.asarray(to_channels(image, 1)), [wanted])
+    for channel in range(3):
+        rgb = np.asarray(to_channels(image, 3, background=(9, 9, 9)))
+        np.testing.assert_array_equal(rgb[..., channel], [wanted])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bits_keep_the_order_of_greys_and_use_all_of_the_range(order: str) -> None:
+    every = np.arange(65_536, dtype=f"{order}u2")[None]
+    found = to_bytes(every)[0].astype(int)
+    assert (np.diff(found) >= 0).all()
+    # 257 values for every byte but the last, which only pure white becomes.
+    assert np.bincount(found).tolist() == [257] * 255 + [1]
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    file = tmp_path / "scan.png"
+    Image.fromarray(np.array([[True, False, True]])).save(file)
+    image = open_image(file)
+    assert image.mode == "1"
+    np.testing.assert_array_equal(np.asarray(to_channels(image, 1)), [[255, 0, 255]])
+    np.testing.assert_array_equal(np.asarray(to_channels(image, 3))[..., 2], [[255, 0, 255]])
+
+
+BLUE = (10, 20, 200)
+GREY_OF_BLUE = 38  # 0.299 * 10 + 0.587 * 20 + 0.114 * 200 = 37.53
+
+
+def test_the_background_shows_where_an_image_is_transparent() -> None:
+    image = Image.new("RGBA", (4, 1))
+    for x, pixel in enumerate([(0, 0, 0, 0), (255, 255, 255, 0), (1, 2, 3, 255), (0, 0, 0, 51)]):
+        image.putpixel((x, 0), pixel)
+    found = to_channels(image, 3, background=BLUE)
+    assert [found.getpixel((x, 0)) for x in range(4)] == [BLUE, BLUE, (1, 2, 3), (8, 16, 160)]
+    assert to_channels(image, 1, background=BLUE).getpixel((0, 0)) == GREY_OF_BLUE
+
+
+def test_the_background_shows_behind_transparent_grey() -> None:
+    image = Image.new("LA", (2, 1), (90, 0))
+    image.putpixel((1, 0), (90, 255))
+    found = to_channels(image, 3, background=BLUE)
+    assert [found.getpixel((x, 0)) for x in (0, 1)] == [BLUE, (90, 90, 90)]
+    grey = to_channels(image, 1, background=BLUE)
+    assert [grey.getpixel((x, 0)) for x in (0, 1)] == [GREY_OF_BLUE, 90]
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_the_background_shows_through_a_palette(suffix: str, tmp_path: Path) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([200, 100, 50, 1, 2, 3, 70, 80, 90])
+    for x in range(3):
+        image.putpixel((x, 0), x)
+    file = tmp_path / f"palette.{suffix}"
+    image.save(file, transparency=1)
+    opened = open_image(file)
+    assert "transparency" in opened.info
+    found = to_channels(opened, 3, background=BLUE)
+    assert [found.getpixel((x, 0)) for x in range(3)] == [(200, 100, 50), BLUE, (70, 80, 90)]
+
+
+def test_a_palette_may_be_half_transparent(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "half.png", transparency=bytes([51, 255]))
+    found = to_channels(open_image(tmp_path / "half.png"), 3, background=BLUE)
+    assert [found.getpixel((x, 0)) for x in (0, 1)] == [(8, 16, 160), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "CMYK", "I", "F", "YCbCr"])
+def test_the_background_does_not_show_in_opaque_images(mode: str) -> None:
+    image = Image.new(mode, (2, 2))
+    plain = np.asarray(to_channels(image, 3))
+    np.testing.assert_array_equal(np.asarray(to_channels(image, 3, background=BLUE)), plain)
+
+
+@pytest.mark.parametrize(
+    ("ink", "rgb"),
+    [
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+    ],
+)
+def test_inks_become_colours_and_greys(
+    ink: tuple[int, ...], rgb: tuple[int, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "print.tif"
+    Image.new("CMYK", (2, 2), ink).save(file)
+    image = open_image(file)
+    assert to_channels(image, 3).getpixel((0, 0)) == rgb
+    grey = Image.new("RGB", (1, 1), rgb).convert("L").getpixel((0, 0))
+    assert to_channels(image, 1).getpixel((0, 0)) == grey
 
 
 @pytest.mark.parametrize("channels", [1, 3])

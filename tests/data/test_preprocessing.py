@@ -128,6 +128,146 @@ def test_an_image_like_a_thread_does_not_fill_the_memory(
     assert found.min() == 255
 
 
+# Width and height of an image, height and width of the model; then what is left of the image, as
+# width and height, and left and top of it, worked out by hand.
+LETTERS = [
+    ((100, 50), (32, 32), (32, 16), (0, 8)),
+    ((50, 100), (32, 32), (16, 32), (8, 0)),
+    ((64, 64), (32, 32), (32, 32), (0, 0)),
+    ((30, 20), (32, 32), (32, 21), (0, 5)),  # 21.33; 11 rows to fill, 5 above and 6 below
+    ((20, 30), (16, 40), (11, 16), (14, 0)),  # 10.67
+    ((300, 100), (20, 60), (60, 20), (0, 0)),
+    ((4, 4), (16, 24), (16, 16), (4, 0)),  # a small image is enlarged as far as it fits
+    ((1000, 1), (8, 8), (8, 1), (0, 3)),  # never less than a pixel
+    ((1, 1000), (8, 8), (1, 8), (3, 0)),
+]
+
+
+@pytest.mark.parametrize(("size", "model", "inner", "offset"), LETTERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_letterboxed_image_is_whole_in_the_middle_and_the_rest_is_background(
+    size: tuple[int, int],
+    model: tuple[int, int],
+    inner: tuple[int, int],
+    offset: tuple[int, int],
+    channels: int,
+) -> None:
+    image = noise(*size, channels)
+    half = (0.5,) * channels
+    prepare = Preprocessing(
+        size=model,
+        crop="letterbox",
+        background=(10, 20, 200),
+        channels=channels,
+        mean=half,
+        std=half,
+    )
+    pixels = array(prepare.pixels(image))
+    assert pixels.shape == (*model, channels)
+    left, top = offset
+    place = slice(top, top + inner[1]), slice(left, left + inner[0])
+    expected = np.asarray(image.resize(inner, Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(pixels[place], expected.reshape(inner[1], inner[0], channels))
+    outside = np.ones(model, dtype=bool)
+    outside[place] = False
+    colour = [10, 20, 200] if channels == 3 else [38]  # 0.299, 0.587 and 0.114 of them: 37.53
+    assert (pixels[outside] == colour).all()
+    assert outside.sum() == model[0] * model[1] - inner[0] * inner[1]
+
+
+def test_the_background_of_a_letterbox_is_that_behind_transparent_pixels() -> None:
+    prepare = Preprocessing(size=(16, 16), crop="letterbox", background=(10, 20, 200))
+    pixels = prepare.pixels(Image.new("RGBA", (50, 20), (255, 0, 0, 0)))
+    assert (array(pixels) == [10, 20, 200]).all()
+
+
+@settings(deadline=None)
+@given(
+    image=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    size=st.tuples(st.integers(1, 32), st.integers(1, 32)),
+)
+def test_a_letterbox_shows_all_of_any_image_in_its_shape(
+    image: tuple[int, int], size: tuple[int, int]
+) -> None:
+    prepare = Preprocessing(size=size, crop="letterbox", background=(0, 0, 0))
+    pixels = array(prepare.pixels(Image.new("RGB", image, "white")))[..., 0]
+    assert pixels.shape == size
+    assert set(np.unique(pixels).tolist()) <= {0, 255}, "the edges are not blended"
+    rows, cols = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+    height, width = len(rows), len(cols)
+    assert (pixels > 0).sum() == height * width
+    assert height == size[0] or width == size[1], "it could be larger"
+    scale = min(size[0] / image[1], size[1] / image[0])
+    assert abs(height - max(1, image[1] * scale)) <= 0.5
+    assert abs(width - max(1, image[0] * scale)) <= 0.5
+    assert abs(rows[0] - (size[0] - 1 - rows[-1])) <= 1, "it is not in the middle"
+    assert abs(cols[0] - (size[1] - 1 - cols[-1])) <= 1
+
+
+# Width and height of an image, side of the model, patch; then the width and height it comes out
+# with, by hand: about as many pixels, in its shape.
+NATIVE = [
+    ((100, 100), 224, 16, (224, 224)),
+    ((200, 100), 224, 16, (304, 160)),  # ideal 316.8 by 158.4, or 19.8 by 9.9 patches of 196
+    ((100, 400), 224, 16, (112, 448)),
+    ((640, 480), 224, 16, (256, 192)),  # ideal 258.6 by 194
+    ((33, 1), 32, 8, (128, 8)),  # ideal 183.8 by 5.6; the short side is a patch, and 16 fit
+    ((8, 8), 32, 8, (32, 32)),
+    ((10, 20), 24, 1, (17, 33)),  # ideal 16.97 by 33.9; 17 x 34 would be 2 pixels too many
+]
+
+
+@pytest.mark.parametrize(("image", "side", "patch", "wanted"), NATIVE)
+def test_an_image_of_native_shape(
+    image: tuple[int, int], side: int, patch: int, wanted: tuple[int, int]
+) -> None:
+    prepare = Preprocessing(size=(side, side), crop="native", multiple_of=patch)
+    picture = noise(*image)
+    pixels = array(prepare.pixels(picture))
+    expected = picture.resize(wanted, Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    image=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    grid=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    patch=st.sampled_from([1, 2, 8]),
+)
+def test_native_sides_are_multiples_within_the_size_and_keep_the_shape_within_a_patch(
+    image: tuple[int, int], grid: tuple[int, int], patch: int
+) -> None:
+    size = grid[0] * patch, grid[1] * patch
+    prepare = Preprocessing(size=size, crop="native", multiple_of=patch)
+    _, height, width = prepare.pixels(Image.new("RGB", image)).shape
+    assert height % patch == width % patch == 0
+    assert height * width <= size[0] * size[1]
+    high, wide = height // patch, width // patch
+    ratio = image[1] / image[0]
+    # A side more or less would turn the shape too far the other way, where there is room for it.
+    lowest = (high - 1) / (wide + 1)
+    highest = (high + 1) / (wide - 1) if wide > 1 else np.inf
+    assert (lowest <= ratio <= highest) or 1 in (high, wide)
+    assert (high + 1) * (wide + 1) > grid[0] * grid[1], "there is room for another row and column"
+
+
+def test_a_native_image_of_the_right_size_passes_untouched() -> None:
+    image = noise(32, 16)
+    pixels = Preprocessing(size=(16, 32), crop="native", multiple_of=16).pixels(image)
+    np.testing.assert_array_equal(array(pixels), np.asarray(image))
+
+
+@pytest.mark.parametrize("crop", ["letterbox", "native"])
+@pytest.mark.parametrize("image", [(1, 20_000), (20_000, 1)])
+def test_a_thread_fits_into_any_policy(
+    crop: Literal["letterbox", "native"], image: tuple[int, int]
+) -> None:
+    prepare = Preprocessing(size=(32, 32), crop=crop, multiple_of=16)
+    pixels = prepare.pixels(Image.new("RGB", image, "white"))
+    assert pixels.shape[1] * pixels.shape[2] <= 32 * 32
+    assert pixels.max() == 255
+
+
 def test_a_colour_image_becomes_grey_as_pillow_weighs_it() -> None:
     prepare = Preprocessing(size=(1, 2), channels=1, mean=(0.5,), std=(0.5,))
     image = Image.new("RGB", (2, 1))
@@ -178,6 +318,7 @@ def test_pixels_are_a_copy_that_may_be_written_to() -> None:
         Preprocessing(size=(224, 224)),
         Preprocessing(size=(8, 16), channels=1, crop="squash", mean=(0.1,), std=(0.3,)),
         Preprocessing(size=(32, 32), crop_pct=0.875, interpolation="bilinear", mean=IMAGENET_MEAN),
+        Preprocessing(size=(32, 32), crop="native", multiple_of=16, background=(1, 2, 3)),
     ],
 )
 def test_the_fields_survive_json(prepare: Preprocessing) -> None:
@@ -202,6 +343,11 @@ def test_the_fields_survive_json(prepare: Preprocessing) -> None:
         ({"crop_pct": 0.0}, "crop_pct=0.0"),
         ({"crop_pct": 1.5}, "crop_pct=1.5"),
         ({"crop_pct": float("nan")}, "crop_pct=nan"),
+        ({"background": (0, 256, 0)}, r"background=\(0, 256, 0\) must be 3 bytes"),
+        ({"background": (-1, 0, 0)}, r"background=\(-1, 0, 0\) must be 3 bytes"),
+        ({"multiple_of": 0}, "multiple_of=0, which must be at least 1"),
+        ({"multiple_of": 3}, r"size=\(8, 8\) must be multiples of multiple_of=3"),
+        ({"size": (8, 12), "multiple_of": 8}, r"size=\(8, 12\) must be multiples of multiple_of=8"),
     ],
 )
 def test_fields_that_make_no_sense_are_refused_by_name(

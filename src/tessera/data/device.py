@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from tessera.data.augment import Motion, draw_motion
 from tessera.data.images import upright
+from tessera.data.policies import random_erasing
 from tessera.data.preprocessing import Preprocessing
 from tessera.recipe import Augment
 
@@ -76,7 +77,11 @@ class DeviceTransform:
             pixels = _look_up(pixels.float(), torch.from_numpy(maps).float(), (height, width))
         if self.augment.erasing:
             share = self.augment.erasing
-            erased = [random_erasing(p, rng, share) for p, rng in zip(pixels, rngs, strict=True)]
+            mean, std = self.preprocessing.mean, self.preprocessing.std
+            erased = [
+                random_erasing(image, rng, share, mean=mean, std=std)
+                for image, rng in zip(pixels, rngs, strict=True)
+            ]
             pixels = torch.stack(erased)
         return self.preprocessing.normalise(pixels)
 

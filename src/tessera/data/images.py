@@ -140,12 +140,13 @@ def to_bytes(grey: np.ndarray) -> np.ndarray:
 
     16-bit images are divided by 257. Those of 32 bits say nothing of their range, so the smallest
     usual one that holds them is taken: for whole numbers 8, 16 or 32 bits; for fractions 0 to 1,
-    then the same. Values below 0 become 0.
+    then the same. Values below 0 and those that are no number become 0, and infinity is white.
     """
-    if grey.dtype == np.uint16:
+    if grey.dtype.kind == "u" and grey.dtype.itemsize == 2:  # in either order of bytes
         return (grey.astype(np.uint32) // 257).astype(np.uint8)
-    top = float(np.nanmax(grey, initial=0))
+    top = float(grey[np.isfinite(grey)].max(initial=0))
     ranges = (1.0, 255.0, 65535.0) if grey.dtype.kind == "f" else (255.0, 65535.0)
     white = next((r for r in ranges if top <= r), 2.0**32 - 1 if top < 2**32 else top)
-    scaled = np.nan_to_num(grey.astype(np.float64), posinf=white) * (255 / white)
+    whole = np.nan_to_num(grey.astype(np.float64), posinf=white, neginf=0)
+    scaled = whole * (255 / white)
     return np.floor(scaled.clip(0, 255) + (0.5 if white <= 255 else 0)).astype(np.uint8)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from tessera.data.augment import TrainTransform, upright_size
+from tessera.data.augment import TrainTransform, at_level, upright_size
 from tessera.data.dataset import Dataset
 from tessera.data.device import DeviceTransform, WholeImage
 from tessera.data.images import ImageError, decoding, upright
@@ -196,6 +196,7 @@ def train_batches(
         ImageError: More images cannot be read than the recipe allows.
     """
     unreadable = unreadable or Unreadable(data, recipe.data.bad_share)
+    augment = at_level(recipe.augment)
     sampler = StepSampler(
         len(data),
         recipe.data.batch_size,
@@ -203,11 +204,11 @@ def train_batches(
         start=start,
         stop=stop,
         weights=balancing(data) if recipe.data.balanced else None,
-        repeats=recipe.augment.repeats,
+        repeats=augment.repeats,
     )
-    kind = WholeImage if recipe.augment.on_device else TrainTransform
-    images = _TrainImages(data, kind(preprocessing, recipe.augment), recipe.seed)
-    on_device = DeviceTransform(preprocessing, recipe.augment)
+    kind = WholeImage if augment.on_device else TrainTransform
+    images = _TrainImages(data, kind(preprocessing, augment), recipe.seed)
+    on_device = DeviceTransform(preprocessing, augment)
     loader = DataLoader(
         images,
         batch_sampler=sampler,
@@ -224,16 +225,16 @@ def train_batches(
             raise ImageError(f"no image of step {step} can be read: {unreadable.first()}")
         ((index, pixels),) = items.stacks
         pixels = pixels.to(device, non_blocking=True)
-        if recipe.augment.on_device:
+        if augment.on_device:
             rngs = [image_rng(recipe.seed, key) for key in items.keys]
             image = on_device(pixels, items.sizes, rngs)
         else:
             image = preprocessing.normalise(pixels)
         batch = {"image": image, "label": labels[index].to(device)}
-        if recipe.augment.mixup or recipe.augment.cutmix:
+        if augment.mixup or augment.cutmix:
             rng = np.random.default_rng((recipe.seed, step))
             batch["image"], batch["target"] = mix(
-                batch["image"], as_targets(batch["label"], data), recipe.augment, rng
+                batch["image"], as_targets(batch["label"], data), augment, rng
             )
         yield batch
 

@@ -71,7 +71,8 @@ class Preprocessing:
             raise ValueError(f"preprocessing: background={self.background} must be 3 bytes")
         if self.multiple_of < 1 or any(side % self.multiple_of for side in self.size):
             raise ValueError(
-                f"preprocessing: size={self.size} must be multiples of {self.multiple_of}"
+                f"preprocessing: size={self.size} must be multiples of "
+                f"multiple_of={self.multiple_of}, which must be at least 1"
             )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "c h w"]:

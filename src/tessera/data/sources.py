@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from tessera.data.arrow import read_parquet, read_saved
 from tessera.data.dataset import Dataset
 from tessera.data.folders import read_folder
 from tessera.data.shards import is_shards, read_shards
-from tessera.data.splits import DataSplits
+from tessera.data.splits import DataSplits, unite
 from tessera.data.tables import read_table
 
 GRAMMAR = (
@@ -69,7 +68,8 @@ def exclude(data: DataSplits, table: str | Path) -> DataSplits:
     """Leave out the images that the column ``image`` of a CSV names, such as the doctor's.
 
     Raises:
-        ValueError: No such file or column.
+        ClassMapError: A split is left with a class that training has lost.
+        ValueError: No such file or column, or too few images are left.
     """
     path = Path(table).expanduser()
     if not path.is_file():
@@ -80,7 +80,10 @@ def exclude(data: DataSplits, table: str | Path) -> DataSplits:
             raise ValueError(
                 f"{table} has no column image\nhint: `tessera doctor` writes such a CSV"
             )
-        names = {row["image"] for row in rows}
+        try:
+            names = {row["image"] for row in rows}
+        except csv.Error as error:
+            raise ValueError(f"{table} is no valid table: {error}") from error
     splits, found = {}, 0
     for split, part in data.splits.items():
         keep = _not_in(part, names)
@@ -89,7 +92,7 @@ def exclude(data: DataSplits, table: str | Path) -> DataSplits:
     note = f"{found} images left out, which {path.name} names"
     if found < len(names):
         note += f" ({len(names) - found} of its names are not in the data)"
-    return replace(data, splits=splits, notes=(*data.notes, note))
+    return unite(data.spec, splits, (*data.notes, note))
 
 
 def _not_in(data: Dataset, names: Collection[str]) -> np.ndarray:

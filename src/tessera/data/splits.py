@@ -223,8 +223,8 @@ def unite(spec: str, splits: dict[str, Dataset], notes: Sequence[str] = ()) -> D
         found = f"only {names[0]!r}" if names else "none"
         raise ValueError(
             f"{spec} has training images of {len(names)} classes ({found}); at least {needed} "
-            "needed\nhint: put the images of each class into a folder that bears its name, or label "
-            "them in a table"
+            "needed\nhint: put the images of each class into a folder that bears its name, or "
+            "label them in a table"
         )
     united: dict[str, Dataset] = {}
     problems: list[str] = []
@@ -240,7 +240,7 @@ def unite(spec: str, splits: dict[str, Dataset], notes: Sequence[str] = ()) -> D
         absent = [n for n, count in zip(names, counts, strict=True) if not count]
         if absent:
             said.append(f"the {name} split has no image of {', '.join(absent)}")
-    result = DataSplits(spec, _in_order(united), tuple(said))
+    result = DataSplits(spec, _in_order(united), tuple(dict.fromkeys(said)))
     if problems:
         hint = f"hint: training has {', '.join(names)}"
         raise ClassMapError("\n".join([*problems, hint]), result)
