@@ -24,6 +24,7 @@ SMALL = {
     "optim.lr": 3e-3,
     "schedule.warmup_steps": 5,
     "eval_every": 5,
+    "data.workers": 0,
 }
 
 
