@@ -61,7 +61,7 @@ def test_classes_of_odd_sizes_do_not_all_round_in_favour_of_one_part(
     assert np.abs(sizes - np.array(shares) * len(labels)).max() < 1.5
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(data=grouped(), shares=SHARES, seed=SEEDS)
 def test_no_group_is_in_two_parts_and_every_image_is_in_one(
     data: tuple[np.ndarray, np.ndarray], shares: list[float], seed: int
@@ -99,7 +99,7 @@ def test_groups_of_one_image_are_as_good_as_none() -> None:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(data=grouped(), fraction=st.sampled_from([0.05, 0.15, 0.3, 0.5, 0.8]), seed=SEEDS)
 def test_a_class_is_on_both_sides_unless_one_group_holds_it(
     data: tuple[np.ndarray, np.ndarray], fraction: float, seed: int
