@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,30 @@ from tessera.data.sources import find_data
 from tessera.data.splits import DataSplits
 from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
-from tessera.models.vit import ViT
 from tessera.progress import counting
-from tessera.recipe import Data, Recipe, default_recipe, dumps, load, merge, nested
+from tessera.recipe import (
+    RECIPE,
+    Data,
+    Recipe,
+    default_folder,
+    default_recipe,
+    difference,
+    dumps,
+    load,
+    merge,
+    nested,
+)
 from tessera.report.augmented import training_batch
 from tessera.report.environment import environment
+from tessera.report.facts import count_parameters, data_facts, model_facts
 from tessera.report.report import Report, write_report
 from tessera.training.build import build
+from tessera.training.faults import stopping_on_signals
+from tessera.training.log import read_log
 from tessera.training.loop import pick_device
-from tessera.training.run import CHECKPOINT, RECIPE, Run, read_log
+from tessera.training.probe import probe
+from tessera.training.replay import read_replay
+from tessera.training.run import CHECKPOINT, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +71,13 @@ class TrainedRun:
         return self.folder / RUN_FILE
 
 
-def default_folder(data: str) -> Path:
-    """Return where a run goes when nobody says: ``runs/`` and the name of the data."""
-    return Path("runs") / (Path(data).expanduser().resolve().name if Path(data).exists() else data)
-
-
 def train(
     data: str | Path,
     *,
     recipe: str | Path | Recipe | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    override: bool = False,
     overrides: Mapping[str, Any] | None = None,
     console: Console | None = None,
     **fields: Any,
@@ -77,6 +88,7 @@ def train(
         data: See ``tessera.data.sources.GRAMMAR``.
         recipe: A shipped name, a TOML file, or a recipe; by default the one made for such data.
         out: Run folder; ``runs/<data>`` by default. Must not hold anything unless ``resume``.
+        override: With ``resume``, go on although the recipe is another one.
         overrides: Such as ``{"optim.lr": 1e-4}``.
         fields: Fields of the recipe's root, such as ``model="ViT-S/16"`` or ``seed=1``.
 
@@ -89,7 +101,9 @@ def train(
     console = console or Console(stderr=True, quiet=True)
     changes = {**nested(dict(overrides or {})), **fields}
     if resume:
-        return resume_run(spec, folder, changes=changes, console=console)
+        recorded = folder / RECIPE
+        wanted = merge(load(recorded), changes) if recorded.is_file() else None
+        return resume_run(spec, folder, recipe=wanted, override=override, console=console)
     if not isinstance(recipe, Recipe):
         weights = str(fields.get("weights", "auto"))
         recipe = load(recipe) if recipe else default_recipe(spec, weights)
@@ -105,26 +119,70 @@ def start_run(spec: str, recipe: Recipe, folder: Path, *, console: Console) -> T
 
 
 def resume_run(
-    spec: str, folder: Path, *, console: Console, changes: Mapping[str, Any] | None = None
+    spec: str,
+    folder: Path,
+    *,
+    console: Console,
+    recipe: Recipe | None = None,
+    override: bool = False,
 ) -> TrainedRun:
     """Go on with the run in a folder; see ``train``.
+
+    Args:
+        recipe: What it should be trained by; the recipe that it began with by default.
+        override: Go on although that is another one.
 
     Raises:
         ValueError: No run is there, or the recipe or the data are not the ones it began with.
     """
-    if not (folder / CHECKPOINT).is_file():
+    run = _reopen(spec, folder, recipe, override=override, console=console)
+    return _complete(run)
+
+
+def replay_run(spec: str, folder: Path, *, console: Console) -> None:
+    """Repeat the steps that led to a loss that is not finite, and show each of them.
+
+    Raises:
+        ValueError: No run is there, or no loss broke in it.
+    """
+    last, images = read_replay(folder)
+    run = _reopen(spec, folder, None, override=False, console=console, needed=False)
+    for step, numbers in run.repeat(last):
+        values = "  ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        _say(console, f"step {step}  lr {run.lr_of(step):.3g}  {values}")
+    _say(console, f"images of step {last}: {', '.join(images)}")
+
+
+def _reopen(
+    spec: str,
+    folder: Path,
+    recipe: Recipe | None,
+    *,
+    override: bool,
+    console: Console,
+    needed: bool = True,
+) -> Run:
+    """Take up a run from its last saved state, or from the start where none is ``needed``."""
+    if needed and not (folder / CHECKPOINT).is_file():
         raise ValueError(
             f"{folder} holds no run that could be resumed\nhint: start one without --resume"
         )
     recorded = load(folder / RECIPE)
-    if (wanted := merge(recorded, dict(changes or {}))) != recorded:
-        raise ValueError(
-            f"{folder} was started with another recipe: {_difference(recorded, wanted)}\n"
-            "hint: resume without changes, or start a run in another folder with --out"
-        )
-    run = _prepare(spec, recorded, folder, console)
-    run.restore()
-    return _complete(run)
+    if recipe is not None and recipe != recorded:
+        changes = difference(recorded, recipe)
+        if not override:
+            raise ValueError(
+                f"{folder} was started with another recipe: {changes}\n"
+                "hint: resume without changes, go on all the same with --override, "
+                "or start a run in another folder with --out"
+            )
+        _say(console, f"recipe  changed from here on: {changes}")
+    run = _prepare(spec, recipe or recorded, folder, console)
+    if (folder / CHECKPOINT).is_file():
+        run.restore()
+    if recipe is not None and recipe != recorded:
+        (folder / RECIPE).write_text(dumps(recipe), encoding="utf-8")
+    return run
 
 
 def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
@@ -144,9 +202,10 @@ def _complete(run: Run) -> TrainedRun:
     """Train what is left, measure and report."""
     _announce(run)
     if run.recipe.objective == "linear-probe":
-        run.probe()
+        probe(run)
     elif run.state.step < run.stop:
-        run.train()
+        with stopping_on_signals() as stopping:
+            run.train(stopping)
     else:
         run.console.print(f"{run.folder} is complete: nothing is left to train", highlight=False)
     return _finish(run)
@@ -194,8 +253,8 @@ def evaluate(
         return Evaluation(result=result, report=None)
     report = Report(
         title=f"{Path(model).name} on {data}",
-        model=_model_facts(loaded.model, loaded.header),
-        data=_data_facts(splits, [split]),
+        model=model_facts(loaded.model, loaded.header),
+        data=data_facts(splits, [split]),
         results=[(result, chosen.subset(result.rows))],
         environment=environment(picked),
         recipe=str(card.get("recipe", "")),
@@ -241,8 +300,8 @@ def _finish(run: Run) -> TrainedRun:
     p = run.progress
     report = Report(
         title=f"{run.folder.name}: trained on {run.data.spec}",
-        model=_model_facts(run.model, run.header),
-        data=_data_facts(run.data, list(run.data.splits)),
+        model=model_facts(run.model, run.header),
+        data=data_facts(run.data, list(run.data.splits)),
         results=[(results[name], run.data[name].subset(results[name].rows)) for name in names],
         environment=environment(run.device),
         recipe=dumps(run.recipe),
@@ -287,7 +346,7 @@ def _announce(run: Run) -> None:
     lines = [
         f"data    {run.data.spec}: {counts} images, {labels[run.data.task]}",
         *(f"note    {note}" for note in run.data.notes),
-        f"model   {run.header.card['model']}: {_count(run.model):,} parameters, "
+        f"model   {run.header.card['model']}: {count_parameters(run.model):,} parameters, "
         f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, {start}, "
         f"on {run.device}",
         f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.batch_size} images"
@@ -305,42 +364,3 @@ def _refuse_used(folder: Path) -> None:
             "hint: name another folder with --out"
             + (", or go on with --resume" if (folder / CHECKPOINT).exists() else "")
         )
-
-
-def _difference(old: Recipe, new: Recipe) -> str:
-    """Name the settings that differ, as they stand in the recipe file."""
-    before, after = (tomllib.loads(dumps(r)) for r in (old, new))
-    flat: list[dict[str, Any]] = []
-    for tree in (before, after):
-        tables = {k: v for k, v in tree.items() if isinstance(v, dict)}
-        inner = {f"{t}.{k}": v for t, table in tables.items() for k, v in table.items()}
-        flat.append({**{k: v for k, v in tree.items() if k not in tables}, **inner})
-    keys = sorted(set(flat[0]) | set(flat[1]))
-    changed = [k for k in keys if flat[0].get(k) != flat[1].get(k)]
-    return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
-
-
-def _model_facts(model: ViT, header: Header) -> dict[str, Any]:
-    origin = ("weights", "license", "paper", "trained_on")
-    return {
-        "name": header.card.get("model", "ViT"),
-        "origin": {key: header.card[key] for key in origin if key in header.card},
-        "parameters": _count(model),
-        "config": asdict(header.config),
-        "preprocessing": header.preprocessing.as_dict(),
-    }
-
-
-def _data_facts(splits: DataSplits, names: list[str]) -> dict[str, Any]:
-    return {
-        "spec": splits.spec,
-        "classes": list(splits.class_names),
-        "task": splits.task,
-        "images": {name: len(splits[name]) for name in names},
-        "fingerprint": {name: splits[name].fingerprint() for name in names},
-        "notes": list(splits.notes),
-    }
-
-
-def _count(model: ViT) -> int:
-    return sum(p.numel() for p in model.parameters())

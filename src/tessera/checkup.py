@@ -3,19 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from tessera.checkpoint.load import load_model
-from tessera.data.doctor import Diagnosis, diagnose
+from tessera.data.doctor import UNREADABLE, Diagnosis, diagnose
 from tessera.data.loader import Unreadable
 from tessera.data.preprocessing import HALF, Preprocessing
-from tessera.evaluation.label_errors import label_errors
+from tessera.evaluation.label_errors import label_errors, require_cleanlab
 from tessera.evaluation.linear_probe import features
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.progress import counting
-from tessera.recipe import Recipe, default_recipe, load
+from tessera.recipe import Recipe, default_folder, default_recipe, load
 from tessera.report.augmented import training_batch
 from tessera.report.doctor import write_diagnosis
 from tessera.report.environment import environment
@@ -58,19 +59,28 @@ def doctor(
     """
     spec = str(data)
     console = console or Console(stderr=True, quiet=True)
-    folder = Path(out) if out else Path("runs") / f"doctor-{Path(spec.rstrip('/')).name}"
-    others = {p.name for p in folder.iterdir()} - OWN_FILES if folder.is_dir() else set()
-    if others or folder.is_file():
-        raise ValueError(f"{folder} holds something else\nhint: name another folder with --out")
+    folder = Path(out) if out else Path("runs") / f"doctor-{default_folder(spec).name}"
+    _refuse_used(folder)
+    # All that may be wrong is found out before the long scan, so that a wrong name costs no time.
     picked, loaded = pick_device(device), None
-    if weights is not None:  # before the long scan, so that a wrong name costs no time
+    chosen = load(recipe) if recipe else default_recipe(spec)
+    if weights is not None:
+        require_cleanlab()
         loaded = load_model(weights, offline=offline)
     with counting(console, "looking at images") as counter:
-        diagnosis = diagnose(spec, near=near, on_start=counter.expect, on_progress=counter.advance)
+
+        def begin(diagnosis: Diagnosis) -> None:
+            if loaded is not None and diagnosis.data.task != "classify":
+                raise ValueError(
+                    "labels can be judged where every image has one class\n"
+                    "hint: leave --weights out"
+                )
+            counter.expect(diagnosis.images)
+
+        diagnosis = diagnose(spec, near=near, on_start=begin, on_progress=counter.advance)
     if loaded is not None:
         with console.status("asking the model about the labels"):
             _judge_labels(diagnosis, loaded.model.to(picked), loaded.header.preprocessing, picked)
-    chosen = load(recipe) if recipe else default_recipe(spec)
     shown = loaded.header.preprocessing if loaded else _preprocessing(chosen)
     batch = training_batch(diagnosis.data["train"], shown, chosen)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +89,16 @@ def doctor(
         diagnosis,
         environment=environment(picked),
         batch=batch,
-        recipe=str(recipe or "of tessera train"),
+        recipe=f"Recipe {recipe}" if recipe else "The recipe that tessera train would take",
     )
     return Checkup(diagnosis=diagnosis, report=page)
+
+
+def _refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds anything but what an earlier visit wrote."""
+    others = {p.name for p in folder.iterdir()} - OWN_FILES if folder.is_dir() else set()
+    if others or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} holds something else\nhint: name another folder with --out")
 
 
 def _judge_labels(
@@ -89,18 +106,20 @@ def _judge_labels(
 ) -> None:
     """Note training images whose label a model trained on the others contradicts."""
     train = diagnosis.data["train"]
-    if train.task != "classify":
-        raise ValueError(
-            "labels can be judged where every image has one class\nhint: leave --weights out"
-        )
+    places = range(len(train))
+    seen = [i for i in places if not diagnosis.found(("train", i), UNREADABLE)]
+    if not seen:
+        return
+    readable = train.subset(np.array(seen))
     found, rows = features(
-        model, train, preprocessing, device=device, unreadable=Unreadable(train, 1.0)
+        model, readable, preprocessing, device=device, unreadable=Unreadable(readable, 1.0)
     )
-    for error in label_errors(found, train.labels[rows]):
-        given = train.class_names[train.labels[rows[error.image]]]
+    for error in label_errors(found, readable.labels[rows]):
+        place = seen[rows[error.image]]
+        given = train.label_text(place)
         better = train.class_names[error.suggested]
         detail = f"{given!r} at {error.own:.0%}; {better!r} at {error.confidence:.0%}"
-        diagnosis.add("label", detail, places=(("train", int(rows[error.image])),), exclude=True)
+        diagnosis.add("label", detail, places=(("train", place),), exclude=True)
 
 
 def _preprocessing(recipe: Recipe) -> Preprocessing:

@@ -27,6 +27,9 @@ Policy = Literal[
     "three-augment",
 ]
 
+RECIPE = "recipe.toml"
+"""Where a run folder keeps the recipe that it was trained by."""
+
 DEFAULTS = {"digits": "digits"}
 """Shipped recipe by DATA; all else is photographs, fine-tuned or from scratch."""
 
@@ -238,6 +241,8 @@ class Recipe:
     """balanced weighs a class by the inverse of its number of training images."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    save_every: int | None = None
+    """Steps between two saved states, besides those at every look; None is at looks only."""
     eval_every: float = 1.0
     """Epochs between two looks at the validation images."""
     data: Data = field(default_factory=Data)
@@ -249,6 +254,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(self, "seed", ("at least 0 and below 2**64", lambda n: 0 <= n < 2**64))
         _require(self, "eval_every", POSITIVE)
+        _require(self, "save_every", AT_LEAST_1)
         _require(self, "label_smoothing", ("in [0, 1)", lambda x: 0 <= x < 1))
 
 
@@ -256,6 +262,11 @@ def shipped() -> dict[str, Path]:
     """Return the recipes inside the package by name."""
     folder = Path(str(files("tessera") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def default_folder(data: str) -> Path:
+    """Return where a run goes when nobody says: ``runs/`` and the name of the data."""
+    return Path("runs") / (Path(data).expanduser().resolve().name if Path(data).exists() else data)
 
 
 def default_recipe(data: str, weights: str = "auto") -> Recipe:
@@ -338,6 +349,19 @@ def dumps(recipe: Recipe) -> str:
         if isinstance(table, dict) and (rows := _rows(table, default[name])):
             lines += ["", f"[{name}]", *rows]
     return "\n".join(lines) + "\n"
+
+
+def difference(old: Recipe, new: Recipe) -> str:
+    """Name the settings that differ, as they stand in the recipe file."""
+    before, after = (tomllib.loads(dumps(r)) for r in (old, new))
+    flat: list[dict[str, Any]] = []
+    for tree in (before, after):
+        tables = {k: v for k, v in tree.items() if isinstance(v, dict)}
+        inner = {f"{t}.{k}": v for t, table in tables.items() for k, v in table.items()}
+        flat.append({**{k: v for k, v in tree.items() if k not in tables}, **inner})
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    changed = [k for k in keys if flat[0].get(k) != flat[1].get(k)]
+    return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
 
 
 def _rows(table: dict[str, Any], default: dict[str, Any]) -> list[str]:

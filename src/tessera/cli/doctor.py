@@ -41,6 +41,8 @@ class Arguments(Command):
         from rich.console import Console
 
         from tessera.checkup import doctor
+        from tessera.data.examine import printable
+        from tessera.report.doctor import remedy
 
         found = doctor(
             self.data,
@@ -57,12 +59,13 @@ class Arguments(Command):
             rows = [row for row in diagnosis.rows if row.kind == kind]
             print(f"{rows[0].severity:<8} {kind} ({count:,})")
             for row in rows[:SHOWN]:
-                print(f"         {row.image + ': ' if row.image else ''}{row.detail}")
+                where = f"{row.image}: " if row.image else ""
+                print(f"         {printable(where + row.detail)}")
             if count > SHOWN:
                 print(f"         and {count - SHOWN:,} more")
         if not diagnosis.rows:
             print(f"nothing is wrong with the {diagnosis.images:,} images")
         print(f"report   {found.report}")
         if any(row.exclude for row in diagnosis.rows):
-            print(f"without  tessera train {self.data} --exclude {found.report.parent}/exclude.csv")
+            print(f"without  {remedy(diagnosis, found.report.parent)}")
         return 0

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from tyro.conf import Positional, arg
 
 from tessera.cli.parse import Command
-from tessera.recipe import Recipe, default_recipe, load
+from tessera.recipe import RECIPE, Recipe, default_folder, default_recipe, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(kw_only=True)
@@ -31,6 +34,10 @@ class Arguments(Command):
     give the mean; the runs go to fold-0, fold-1, ... in the run folder."""
     resume: bool = False
     """Go on with the run in the folder, with its own recipe."""
+    override: bool = False
+    """Go on although flags change the recipe."""
+    replay: bool = False
+    """Repeat the steps that led to a loss that is not finite, and save nothing."""
     settings: Annotated[Recipe, arg(name="")] = field(default_factory=Recipe)
 
     @classmethod
@@ -39,33 +46,49 @@ class Arguments(Command):
         if {"-h", "--help"} & set(args):
             return cls.read(args)
         first = cls.read(args)
-        if first.resume:
-            return first
-        base = (
-            load(first.recipe)
-            if first.recipe
-            else default_recipe(first.data, first.settings.weights)
-        )
-        return cls.read(args, cls(data=first.data, settings=base))
+        return cls.read(args, cls(data=first.data, settings=first._base()))
+
+    def _base(self) -> Recipe:
+        """Return the recipe that the flags change."""
+        recorded = (self.out or default_folder(self.data)) / RECIPE
+        if (self.resume or self.replay) and recorded.is_file():
+            return load(recorded)
+        if self.recipe:
+            return load(self.recipe)
+        return default_recipe(self.data, self.settings.weights)
 
     def run(self) -> int:
         """Train."""
         from rich.console import Console
 
-        from tessera.api import default_folder, resume_run, start_run
-        from tessera.crossval import cross_validate
+        from tessera.training.faults import StoppedError
 
         console = Console(stderr=True)
+        try:
+            self._run(console)
+        except StoppedError as stopped:
+            if stopped.signal_name != "SIGTERM":
+                raise
+            console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)
+        return 0
+
+    def _run(self, console: "Console") -> None:
+        from tessera.api import replay_run, resume_run, start_run
+        from tessera.crossval import cross_validate
+
         if self.exclude is not None:
             settings = replace(self.settings.data, exclude=str(self.exclude))
             self.settings = replace(self.settings, data=settings)
         folder = self.out or default_folder(self.data)
-        if self.folds is not None:
+        if self.replay:
+            replay_run(self.data, folder, console=console)
+        elif self.folds is not None:
             cross_validate(
                 self.data, self.settings, folder, self.folds, resume=self.resume, console=console
             )
         elif self.resume:
-            resume_run(self.data, folder, console=console)
+            resume_run(
+                self.data, folder, recipe=self.settings, override=self.override, console=console
+            )
         else:
             start_run(self.data, self.settings, folder, console=console)
-        return 0

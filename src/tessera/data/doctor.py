@@ -10,8 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from tessera.data.dataset import Dataset
-from tessera.data.duplicates import near_duplicates, signature
-from tessera.data.examine import ALIKE_FROM, KINDS, Finding, Severity, examine
+from tessera.data.duplicates import near_duplicates
+from tessera.data.examine import (
+    KINDS,
+    Examined,
+    Finding,
+    Severity,
+    examine,
+    examine_pixels,
+    quiet,
+)
 from tessera.data.images import ImageError
 from tessera.data.loader import cores
 from tessera.data.sources import find_data
@@ -38,9 +46,14 @@ ALL_KINDS = {**SET_KINDS, **KINDS}
 FEW, IMBALANCE = 5, 10.0
 """Images of a class below which it is mentioned; ratio of the largest class to the smallest."""
 
-UNUSABLE = {"missing", "empty", "not-an-image", "undecodable", "too-large", "contradiction"}
-"""Kinds whose images had better be left out of training."""
+UNREADABLE = {"missing", "empty", "not-an-image", "undecodable", "too-large"}
+"""Kinds of findings about images that training cannot read."""
 
+UNUSABLE = {*UNREADABLE, "incomplete"}
+"""Those about single images that had better be left out of training."""
+
+BLOCK = 512
+"""Images that are looked at before the next ones are lined up."""
 
 Place = tuple[str, int]
 """Split and index of an image."""
@@ -70,7 +83,16 @@ class Diagnosis:
 
     data: DataSplits
     rows: list[Row] = field(default_factory=list)
-    images: int = 0
+    _said: set[tuple[str, Place]] = field(default_factory=set)
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return sum(map(len, self.data.splits.values()))
+
+    def found(self, place: Place, kinds: Iterable[str]) -> bool:
+        """Whether any of these was found of an image."""
+        return any((kind, place) in self._said for kind in kinds)
 
     def add(
         self,
@@ -80,7 +102,13 @@ class Diagnosis:
         places: tuple[Place, ...] = (),
         exclude: bool = False,
     ) -> None:
-        """Note something about the data, an image of it, or an image that is like another."""
+        """Note something about the data, an image of it, or an image that is like another.
+
+        Of each kind an image has one row, even if it is like a thousand others.
+        """
+        if places and (kind, places[0]) in self._said:
+            return
+        self._said.update((kind, place) for place in places[:1])
         names = [self.data.splits[split].name(index) for split, index in places]
         image, other = [*names, "", ""][:2]
         split = label = ""
@@ -110,7 +138,8 @@ COLUMNS = ("image", "split", "label", "severity", "kind", "detail", "other")
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        # Everything is quoted, else a name with a carriage return would become two lines.
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(COLUMNS)
         writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
 
@@ -119,14 +148,14 @@ def diagnose(
     spec: str,
     *,
     near: bool = True,
-    on_start: Callable[[int], None] = lambda images: None,
+    on_start: Callable[[Diagnosis], None] = lambda diagnosis: None,
     on_progress: Callable[[int], None] = lambda images: None,
 ) -> Diagnosis:
     """Look at every image of DATA once.
 
     Args:
         near: Whether to look for images that are alike without being the same file.
-        on_start: Called with the number of images, once that is known.
+        on_start: Called when the data has been found, before the first look at an image.
         on_progress: Called with the number of images looked at since the last call.
 
     Raises:
@@ -142,13 +171,12 @@ def diagnose(
     for note in data.notes:
         diagnosis.add("source", note)
     _judge_classes(diagnosis)
+    on_start(diagnosis)
     places = [(name, i) for name, part in data.splits.items() for i in range(len(part))]
-    on_start(len(places))
     seen = _look(diagnosis, places, on_progress)
     same = _compare_bytes(diagnosis, places, seen)
     if near:
         _compare_pictures(diagnosis, places, seen, same)
-    diagnosis.images = len(places)
     return diagnosis
 
 
@@ -195,13 +223,15 @@ def _look(
         return _look_at(diagnosis.data.splits[place[0]], place[1])
 
     seen: list[_Seen] = []
-    with ThreadPoolExecutor(cores()) as pool:
-        for place, (look, findings) in zip(places, pool.map(one, places), strict=True):
-            seen.append(look)
-            for finding in findings:
-                unusable = finding.kind in UNUSABLE
-                diagnosis.add(finding.kind, finding.detail, places=(place,), exclude=unusable)
-            on_progress(1)
+    with quiet(), ThreadPoolExecutor(cores()) as pool:
+        for start in range(0, len(places), BLOCK):
+            block = places[start : start + BLOCK]
+            for place, (look, findings) in zip(block, pool.map(one, block), strict=True):
+                seen.append(look)
+                for finding in findings:
+                    unusable = finding.kind in UNUSABLE
+                    diagnosis.add(finding.kind, finding.detail, places=(place,), exclude=unusable)
+                on_progress(1)
     return seen
 
 
@@ -210,14 +240,21 @@ def _look_at(data: Dataset, index: int) -> tuple[_Seen, tuple[Finding, ...]]:
     try:
         encoded = data.images.encoded(row)
     except ImageError as error:
-        return _Seen(0, None), (Finding("missing", str(error), "error"),)
+        return _Seen(0, None), (_unread(error),)
+    looked: Examined
     if encoded is None:  # pixels in memory: there is no file that could be odd
-        image = data.read(index)
-        picture = signature(image) if min(image.size) >= ALIKE_FROM else None
-        return _Seen(hash(data.images.fingerprint(row)), picture), ()
+        looked = examine_pixels(data.read(index))
+        return _Seen(hash(data.images.fingerprint(row)), looked.signature), looked.findings
     looked = examine(encoded, data.name(index))
-    picture = looked.signature if min(looked.size) >= ALIKE_FROM else None
-    return _Seen(hash(encoded) if encoded else 0, picture), looked.findings
+    return _Seen(hash(encoded) if encoded else 0, looked.signature), looked.findings
+
+
+def _unread(error: ImageError) -> Finding:
+    """Say why there are no bytes to look at."""
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError):
+        return Finding("missing", "no such file", "error")
+    return Finding("undecodable" if cause else "empty", str(cause or error), "error")
 
 
 def _compare_bytes(diagnosis: Diagnosis, places: list[Place], seen: list[_Seen]) -> set[int]:
@@ -254,18 +291,21 @@ def _note_pair(diagnosis: Diagnosis, one: Place, other: Place, prefix: str) -> N
     """Note two images that are the same, or nearly; the gravest that can be said of them."""
     data = diagnosis.data.splits
     (split, index), (split2, index2) = one, other
+    same = "looks like" if prefix else "the same file as"
     label, label2 = data[split].label_text(index), data[split2].label_text(index2)
     name, name2 = data[split].name(index), data[split2].name(index2)
     if label != label2:
         kind, sure = f"{prefix}contradiction", not prefix
-        detail = f"{label!r} here, {label2!r} as {name2}"
+        detail = f"{label!r}, and {same} {name2}, which is {label2!r}"
         diagnosis.add(kind, detail, places=(one, other), exclude=sure)
-        detail = f"{label2!r} here, {label!r} as {name}"
+        detail = f"{label2!r}, and {same} {name}, which is {label!r}"
         diagnosis.add(kind, detail, places=(other, one), exclude=sure)
     if split != split2:
         # The copy that training sees is the one to go: measured images stay as they are.
-        detail = f"also in the {split2} split, as {name2}"
+        detail = f"{same} {name2} in the {split2} split"
         diagnosis.add(f"{prefix}leak", detail, places=(one, other), exclude=True)
     elif label == label2:
-        detail = f"like {name}"
-        diagnosis.add(f"{prefix}duplicate", detail, places=(other, one), exclude=not prefix)
+        detail = f"{same} {name}"
+        # One file named twice would go altogether, since images are left out by name.
+        sure = not prefix and name != name2
+        diagnosis.add(f"{prefix}duplicate", detail, places=(other, one), exclude=sure)

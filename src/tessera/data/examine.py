@@ -1,17 +1,19 @@
 """What is wrong, or merely odd, with one image file."""
 
 import io
-import math
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from tessera.data.duplicates import signature
-from tessera.data.images import ImageError, decoding, is_turned, open_lazily, upright
+from tessera.data.images import ImageError, decoding, open_lazily, to_channels, upright
 
 Note = Callable[[str, str], None]
 """Takes a kind and a detail."""
@@ -24,6 +26,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "empty": ("error", "the file has no bytes"),
     "not-an-image": ("error", "something else under an image's name"),
     "undecodable": ("error", "damaged, truncated, or of a kind that cannot be read"),
+    "incomplete": ("error", "it can be decoded, but its end is missing, and that part is black"),
     "too-large": ("error", "more pixels than are decoded, since so few bytes may fill the memory"),
     "extension": ("warning", "the name says one format, the file is of another"),
     "blank": ("warning", "one colour all over"),
@@ -55,7 +58,14 @@ only so many ways to write a digit in 8x8."""
 
 MEGAPIXEL = 1_000_000
 
-FORMATS = {
+ORIENTATION = 0x0112
+"""EXIF tag: how the camera was held."""
+
+OFF_COLOUR = 8
+"""Levels of 255 by which a profile changes some colour before it is worth a word; those that are
+sRGB by another name stay below 4, and those of cameras and screens reach 100."""
+
+NAMES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
     "PNG": {".png", ".apng"},
@@ -65,30 +75,50 @@ FORMATS = {
     "TIFF": {".tif", ".tiff"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
 }
-"""Names that files of a format bear."""
+"""How the names of files of a format end."""
 
-SIGNATURES = {
-    b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
-    b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a zip archive or an office document",
-    b"\x1f\x8b": "a gzip archive",
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf": "a 7-Zip archive",
-    b"<svg": "an SVG drawing",
-    b"<?xml": "an XML or SVG file",
-    b"<!doctype html": "an HTML page, as a failed download leaves it",
-    b"<html": "an HTML page, as a failed download leaves it",
-    b"{": "JSON text",
-    b"\x93NUMPY": "a NumPy array",
-    b"SIMPLE  =": "a FITS image",
-    b"8BPS": "a Photoshop file",
-    b"OggS": "sound or video",
-    b"ID3": "an MP3 recording",
-    b"\x00\x00\x00\x18ftyp": "a video, or a HEIC or AVIF image",
-    b"\x00\x00\x00\x1cftyp": "a video, or a HEIC or AVIF image",
-    b"\x00\x00\x00\x20ftyp": "a video, or a HEIC or AVIF image",
+KNOWN_NAMES = set().union(*NAMES.values())
+
+SIGNATURES: dict[tuple[int, bytes], str] = {
+    (0, b"version https://git-lfs"): "a Git LFS pointer; run `git lfs pull`",
+    (0, b"data:image/"): "the base64 text of an image",
+    (0, b"%PDF"): "a PDF document",
+    (0, b"PK\x03\x04"): "a zip archive or an office document",
+    (0, b"\x1f\x8b"): "a gzip archive",
+    (0, b"Rar!"): "a RAR archive",
+    (0, b"7z\xbc\xaf"): "a 7-Zip archive",
+    (257, b"ustar"): "a tar archive",
+    (0, b"\x93NUMPY"): "a NumPy array",
+    (0, b"\x89HDF"): "an HDF5 file",
+    (0, b"SIMPLE  ="): "a FITS image",
+    (128, b"DICM"): "a DICOM image; convert it",
+    (0, b"8BPS"): "a Photoshop file",
+    (4, b"ftyphei"): "a HEIC image; convert it",
+    (4, b"ftyphev"): "a HEIC image; convert it",
+    (4, b"ftypmif1"): "a HEIC image; convert it",
+    (4, b"ftypavif"): "a damaged AVIF image",
+    (4, b"ftyp"): "a video",
+    (4, b"JXL "): "a JPEG XL image; convert it",
+    (8, b"WAVE"): "sound",
+    (8, b"AVI "): "a video",
+    (0, b"OggS"): "sound or video",
+    (0, b"ID3"): "an MP3 recording",
+    (0, b"{"): "JSON text",
+    (0, b"["): "JSON text",
 }
-"""How files begin that people take for images."""
+"""Bytes at a place by which files are known that people take for images; the first one counts."""
+
+BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+"""Of images that can be decoded if they are whole."""
+
+PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -107,32 +137,66 @@ class Examined:
     findings: tuple[Finding, ...]
     signature: np.ndarray | None
     """What it shows, very small; None where nothing can be decoded."""
-    size: tuple[int, int]
-    """Width and height, upright; zeros where they are not known."""
 
 
 def examine(data: bytes, name: str) -> Examined:
-    """Look at an image file once: at its bytes, its header, and its pixels."""
+    """Look at an image file once: at its bytes, its header, and its pixels.
+
+    Call it inside ``quiet`` where several threads do.
+    """
     found: list[Finding] = []
 
     def note(kind: str, detail: str) -> None:
         found.append(Finding(kind, detail, KINDS[kind][0]))
 
     if not name.isprintable():
-        note("file-name", ascii(name))
-    size = (0, 0)
+        note("file-name", printable(name))
     try:
         with decoding(name), open_lazily(io.BytesIO(data), name) as image:
-            size = image.size
             _note_header(image, name, note)
+            size, form = image.size, image.format
             image.draft(image.mode, (64, 64))
-            image = upright(image)
-            _note_pixels(image, note)
-            return Examined(tuple(found), signature(image), size)
+            rgb = _note_pixels(upright(image), note)
+            if form == "PNG" and PNG_END not in data:  # some programs add something behind it
+                note("incomplete", f"{len(data)} bytes without an end")
+            return Examined(tuple(found), signature(rgb) if min(size) >= ALIKE_FROM else None)
     except ImageError as error:
         kind, detail = _why(data, str(error.__cause__ or error))
         note(kind, detail)
-    return Examined(tuple(found), None, size)
+    return Examined(tuple(found), None)
+
+
+def examine_pixels(image: Image.Image) -> Examined:
+    """Look at an image that comes from no file, so that only its pixels can be odd."""
+    blank = Finding("blank", "every pixel is the same", KINDS["blank"][0])
+    rgb = to_channels(image, 3)
+    found = (blank,) if _is_blank(rgb) else ()
+    return Examined(found, signature(rgb) if min(image.size) >= ALIKE_FROM else None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow from writing to the terminal what is found here anyway.
+
+    Warnings are a matter of the whole process: threads that each silence their own put each
+    other's settings back.
+    """
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def printable(text: str) -> str:
+    """Return a name as it can be printed on one line, whatever bytes it was made of."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _why(data: bytes, message: str) -> tuple[str, str]:
@@ -141,23 +205,40 @@ def _why(data: bytes, message: str) -> tuple[str, str]:
         return "empty", "0 bytes"
     if "decompression bomb" in message:
         return "too-large", message.partition(",")[0]
-    head = data[:64].lstrip().lower()
-    for start, what in SIGNATURES.items():
-        if head.startswith(start.lower()):
-            return "not-an-image", what
     if not data.strip(b"\0"):
         return "undecodable", f"{len(data)} bytes, all zero"
-    if "cannot identify image file" in message:
-        is_text = all(32 <= byte < 127 or byte in b"\r\n\t" for byte in data[:256])
-        return "not-an-image", "text" if is_text else "bytes of no known image format"
-    return "undecodable", message
+    if "cannot identify image file" not in message:
+        return "undecodable", message
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"<"):
+        return "not-an-image", _markup(head.lower())
+    for (place, mark), what in SIGNATURES.items():
+        if head[place:].startswith(mark):
+            return "not-an-image", what
+    for mark, form in BEGINNINGS.items():
+        if head.startswith(mark):
+            return "undecodable", f"a {form} whose beginning is damaged, {len(data)} bytes"
+    return "not-an-image", "text" if _is_text(head) else "bytes of no known image format"
+
+
+def _markup(head: bytes) -> str:
+    if b"<html" in head or b"<!doctype html" in head:
+        return "an HTML page, as a failed download leaves it"
+    return "an SVG drawing" if b"<svg" in head else "XML, or other text with tags"
+
+
+def _is_text(head: bytes) -> bool:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
+        return True
+    text = head.decode(errors="ignore")  # a character may be cut in two at the end
+    whole = len(text.encode()) > len(head) - 4
+    return whole and all(c.isprintable() or c in "\r\n\t\f" for c in text)
 
 
 def _note_header(image: Image.Image, name: str, note: Note) -> None:
     dot = name.rfind(".")
     suffix = name[dot:].lower() if dot >= 0 else ""
-    allowed = FORMATS.get(image.format or "", {suffix})
-    if suffix in set().union(*FORMATS.values()) and suffix not in allowed:
+    if suffix in KNOWN_NAMES and suffix not in NAMES.get(image.format or "", ()):
         note("extension", f"{image.format} named {suffix}")
     width, height = image.size
     if min(width, height) < TINY:
@@ -168,44 +249,76 @@ def _note_header(image: Image.Image, name: str, note: Note) -> None:
         note("narrow", f"{width}x{height}")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         note("animated", f"{getattr(image, 'n_frames', 1)} frames")
-    if is_turned(image):
-        note("exif-rotated", f"orientation {image.getexif()[0x0112]}")
-    mode = image.mode
-    if mode.startswith("I;16"):
-        note("16-bit", mode)
-    elif mode in ("I", "F"):
-        note("unscaled", "whole numbers of 32 bits" if mode == "I" else "fractions of 32 bits")
-    elif mode == "1":
-        note("1-bit", mode)
-    elif (mode in ("CMYK", "YCbCr", "LAB", "HSV") and image.format != "JPEG") or mode == "CMYK":
-        note("colour-space", mode)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        note("transparent", mode)
-    elif mode == "P":
-        note("palette", mode)
-    profile = _profile(image.info.get("icc_profile"))
-    if profile and "srgb" not in profile.lower():
+    orientation = image.getexif().get(ORIENTATION)
+    if orientation in range(2, 9):
+        note("exif-rotated", f"orientation {orientation}")
+    if image.mode == "1":
+        note("1-bit", "mode 1")
+    elif image.mode == "P":
+        note("palette", "mode P")
+    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        note("colour-space", image.mode)
+    elif profile := _other_colours(image.info.get("icc_profile") or b""):
         note("colour-profile", profile)
 
 
-def _note_pixels(image: Image.Image, note: Note) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        extremes = image.getextrema()
-    bands = extremes if isinstance(extremes[0], tuple) else (extremes,)
-    if "A" in image.getbands() and len(bands) > 1:
-        bands = bands[:-1]
-    if image.mode != "P" and all(low == high for low, high in bands):
-        note("blank", "every pixel is the same")
-    elif image.mode == "F" and any(not math.isfinite(x) for band in bands for x in band):
-        note("unscaled", "pixels that are not finite")
+def _note_pixels(image: Image.Image, note: Note) -> Image.Image:
+    """Return the image as RGB, in which all kinds can be compared."""
+    rgb = to_channels(image, 3)
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if deep:
+        _note_range(np.asarray(image), note)
+    if _is_transparent(image):
+        note("transparent", image.mode)
+    if _is_blank(rgb):
+        note("blank", "every pixel is the same" + (", once it has 8 bits" if deep else ""))
+    return rgb
 
 
-def _profile(icc: bytes | None) -> str:
-    """Return the name of a colour profile; empty where there is none that can be read."""
+def _note_range(grey: np.ndarray, note: Note) -> None:
+    """Note greys of more than 8 bits, with the values that there are."""
+    finite = grey[np.isfinite(grey)]
+    span = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none of them finite"
+    if grey.dtype.itemsize == 2:
+        note("16-bit", f"values {span}, and white is 65535")
+        return
+    what = "fractions" if grey.dtype.kind == "f" else "whole numbers"
+    lost = grey.size - finite.size
+    note("unscaled", f"{what} {span}" + (f"; {lost} pixels are no number" if lost else ""))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether anything of it is; most images with an alpha channel make no use of it."""
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    if "A" not in image.getbands() or image.mode == "LAB":  # whose A is a colour
+        return False
+    low, _ = image.getchannel("A").getextrema()
+    return isinstance(low, int) and low < 255
+
+
+def _is_blank(rgb: Image.Image) -> bool:
+    return all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]
+
+
+@lru_cache(maxsize=64)
+def _other_colours(icc: bytes) -> str:
+    """Return the name of a colour profile; empty where its colours are those of sRGB."""
     if not icc:
         return ""
     try:
-        return ImageCms.getProfileDescription(io.BytesIO(icc)).strip()
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        name = ImageCms.getProfileDescription(profile).strip() or "a profile without a name"
+        mode = {"RGB": "RGB", "GRAY": "L"}.get(profile.profile.xcolor_space.strip())
+        if mode is None:
+            return name
+        levels = np.linspace(0, 255, 6).round().astype(np.uint8)
+        steps = [levels] * len(mode)
+        colours = np.stack(np.meshgrid(*steps), axis=-1).reshape(1, -1, len(mode))
+        image = Image.fromarray(colours if mode == "RGB" else colours[..., 0])
+        srgb = ImageCms.createProfile("sRGB")
+        seen = ImageCms.applyTransform(image, ImageCms.buildTransform(profile, srgb, mode, "RGB"))
+        difference = np.asarray(seen).astype(int) - np.asarray(image.convert("RGB"))
+        return name if np.abs(difference).max() > OFF_COLOUR else ""
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return "damaged profile"
+        return "a damaged profile"

@@ -21,10 +21,8 @@ def decode_jpeg(image: Image.Image, wanted: tuple[int, int]) -> np.ndarray | Non
             that leaves as much.
 
     Returns:
-        ``h w 3``; or None for what Pillow must decode: other formats and modes, or no simplejpeg.
-
-    Raises:
-        ValueError: The file is damaged.
+        ``h w 3``; or None for what Pillow must decode: other formats and modes, files that are
+        slightly damaged (which simplejpeg refuses and Pillow may take), or no simplejpeg.
     """
     file = getattr(image, "fp", None)
     if simplejpeg is None or image.format != "JPEG" or image.mode != "RGB" or file is None:
@@ -34,8 +32,9 @@ def decode_jpeg(image: Image.Image, wanted: tuple[int, int]) -> np.ndarray | Non
     file.seek(0)
     data = file.read()
     width, height = image.size
-    if wanted[0] * 2 > width or wanted[1] * 2 > height:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
-    return np.asarray(
-        simplejpeg.decode_jpeg(data, "RGB", min_width=wanted[0], min_height=wanted[1])
-    )
+    smaller = wanted[0] * 2 <= width and wanted[1] * 2 <= height
+    size = {"min_width": wanted[0], "min_height": wanted[1]} if smaller else {}
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", **size))
+    except ValueError:
+        return None

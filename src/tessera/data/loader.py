@@ -1,6 +1,7 @@
 """Batches as dicts of tensors; which images come when is a pure function of (seed, step)."""
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from tessera.data.augment import TrainTransform, at_level, upright_size
@@ -110,6 +111,25 @@ class Unreadable:
         return next(iter(self.found.values()))
 
 
+class Held:
+    """Which image every worker process is reading, in memory that outlives the worker."""
+
+    MOST = 256
+
+    def __init__(self) -> None:
+        self._indices = torch.full((self.MOST,), -1, dtype=torch.int64).share_memory_()
+
+    def note(self, index: int) -> None:
+        """Say, in a worker, what it is going to read."""
+        worker = get_worker_info()
+        if worker is not None and worker.id < self.MOST:
+            self._indices[worker.id] = index
+
+    def indices(self) -> list[int]:
+        """Return what the workers read last."""
+        return [index for index in self._indices.tolist() if index >= 0]
+
+
 @dataclass(frozen=True)
 class _Item:
     """An image from a worker; the errors are of images that it stands in for, or its own."""
@@ -138,14 +158,22 @@ class _Collated:
 
 
 class _TrainImages(TorchDataset[_Item]):
-    def __init__(self, data: Dataset, transform: TrainTransform | WholeImage, seed: int) -> None:
-        self.data, self.transform, self.seed = data, transform, seed
+    def __init__(
+        self,
+        data: Dataset,
+        transform: TrainTransform | WholeImage,
+        seed: int,
+        held: Held | None,
+    ) -> None:
+        self.data, self.transform, self.seed, self.held = data, transform, seed, held
 
     def __getitem__(self, key: Key) -> _Item:
         epoch, index, repeat = key
         errors: dict[int, str] = {}
         for attempt in range(SUBSTITUTES):
             new = epoch, index, repeat
+            if self.held is not None:
+                self.held.note(index)
             try:
                 with decoding(self.data.where(index)), self.data.open(index) as image:
                     size = upright_size(image)
@@ -178,6 +206,19 @@ def image_rng(seed: int, key: Key) -> np.random.Generator:
     return np.random.default_rng((seed, *key))
 
 
+def train_sampler(data: Dataset, recipe: Recipe, *, start: int, stop: int) -> StepSampler:
+    """Return which images come in steps ``start`` to ``stop`` - 1."""
+    return StepSampler(
+        len(data),
+        recipe.data.batch_size,
+        seed=recipe.seed,
+        start=start,
+        stop=stop,
+        weights=balancing(data) if recipe.data.balanced else None,
+        repeats=recipe.augment.repeats,
+    )
+
+
 def train_batches(
     data: Dataset,
     preprocessing: Preprocessing,
@@ -187,6 +228,7 @@ def train_batches(
     stop: int,
     device: torch.device,
     unreadable: Unreadable | None = None,
+    held: Held | None = None,
 ) -> Iterator[Batch]:
     """Yield the training batches of steps ``start`` to ``stop`` - 1, augmented, on the device.
 
@@ -197,17 +239,9 @@ def train_batches(
     """
     unreadable = unreadable or Unreadable(data, recipe.data.bad_share)
     augment = at_level(recipe.augment)
-    sampler = StepSampler(
-        len(data),
-        recipe.data.batch_size,
-        seed=recipe.seed,
-        start=start,
-        stop=stop,
-        weights=balancing(data) if recipe.data.balanced else None,
-        repeats=augment.repeats,
-    )
+    sampler = train_sampler(data, recipe, start=start, stop=stop)
     kind = WholeImage if augment.on_device else TrainTransform
-    images = _TrainImages(data, kind(preprocessing, augment), recipe.seed)
+    images = _TrainImages(data, kind(preprocessing, augment), recipe.seed, held)
     on_device = DeviceTransform(preprocessing, augment)
     loader = DataLoader(
         images,
@@ -326,5 +360,7 @@ def _collate(items: list[_Item]) -> _Collated:
 
 
 def _one_thread(worker: int) -> None:
-    """Keep workers from competing with each other for the cores."""
+    """Keep workers from competing for the cores, and leave signals to the main process."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which ends the workers when it is done
+        signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,8 @@
 """Images whose label is probably wrong: confident learning on out-of-fold answers."""
 
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,6 +28,21 @@ class LabelError(NamedTuple):
     """Probability of the class that the label says."""
 
 
+def require_cleanlab() -> Callable[..., Any]:
+    """Return cleanlab's search for wrong labels.
+
+    Raises:
+        RunError: It is not installed.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        raise RunError(
+            "finding label errors needs cleanlab\nhint: pip install 'tessera-vit[doctor]'"
+        ) from error
+    return find_label_issues
+
+
 def label_errors(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], *, seed: int = 0
 ) -> list[LabelError]:
@@ -41,12 +58,7 @@ def label_errors(
     Raises:
         RunError: cleanlab is not installed.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError as error:
-        raise RunError(
-            "finding label errors needs cleanlab\nhint: pip install 'tessera-vit[doctor]'"
-        ) from error
+    find_label_issues = require_cleanlab()
     counts = np.bincount(labels)
     known = np.flatnonzero(counts[labels] >= 2)
     classes, numbers = np.unique(labels[known], return_inverse=True)
@@ -74,11 +86,14 @@ def out_of_fold(
     Args:
         labels: From 0, each at least twice.
     """
-    folds = StratifiedKFold(
-        min(FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed
-    )
-    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
-    for rest, held_out in folds.split(features, labels):
+    counts = np.bincount(labels)
+    folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
+    probabilities = np.zeros((len(labels), len(counts)))
+    with warnings.catch_warnings():
+        # Of a class with fewer images than folds, each is held out alone, and the others are known.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = list(folds.split(features, labels))
+    for rest, held_out in parts:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         model.fit(features[rest], labels[rest])
         probabilities[held_out] = model.predict_proba(features[held_out])

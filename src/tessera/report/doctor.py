@@ -1,5 +1,6 @@
 """The doctor's page: what was found, with pictures of it."""
 
+import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,8 @@ import jinja2
 from PIL import Image
 
 from tessera.data.doctor import ALL_KINDS, Diagnosis, Row
-from tessera.data.images import ImageError
+from tessera.data.examine import printable
+from tessera.data.images import ImageError, decoding, upright
 from tessera.report.augmented import contact_sheet
 from tessera.report.figures import png, thumbnail
 
@@ -32,23 +34,24 @@ def write_diagnosis(
 
     Args:
         batch: Training images after augmentation.
-        recipe: Name of the recipe that they were augmented by.
+        recipe: What they were augmented by.
     """
     diagnosis.write(folder)
     loader = jinja2.FunctionLoader(
         lambda name: (files("tessera.report") / name).read_text(encoding="utf-8")
     )
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    engine.filters["printable"] = printable
     data = diagnosis.data
     columns = [part.class_counts().tolist() for part in data.splits.values()]
     classes = list(zip(data.class_names, zip(*columns, strict=True), strict=False))
     text = engine.get_template("doctor.html.j2").render(
         title=f"What the doctor found in {data.spec}",
-        spec=data.spec,
+        remedy=remedy(diagnosis, folder),
         images=diagnosis.images,
         counts=diagnosis.counts(),
         kinds=ALL_KINDS,
-        excluded=len({(row.split, row.image) for row in diagnosis.rows if row.exclude}),
+        excluded=len({row.places[0] for row in diagnosis.rows if row.exclude}),
         task=data.task,
         splits={name: len(part) for name, part in data.splits.items()},
         classes=classes[:CLASSES],
@@ -62,6 +65,12 @@ def write_diagnosis(
     page = folder / "report.html"
     page.write_text(text, encoding="utf-8", errors="backslashreplace")
     return page
+
+
+def remedy(diagnosis: Diagnosis, folder: Path) -> str:
+    """Return the command that trains without what had better be left out."""
+    words = ("tessera", "train", diagnosis.data.spec, "--exclude", str(folder / "exclude.csv"))
+    return shlex.join(words)
 
 
 def _section(diagnosis: Diagnosis, kind: str) -> dict[str, Any]:
@@ -91,9 +100,11 @@ def _pictures(diagnosis: Diagnosis, row: Row) -> list[str]:
     """The image, and the one that it is like; nothing where they cannot be read."""
     found = []
     for split, index in row.places:
+        part, side = diagnosis.data.splits[split], 72 if row.other else 112
         try:
-            image = diagnosis.data.splits[split].read(index)
+            with decoding(part.where(index)), part.open(index) as image:
+                image.draft(image.mode, (2 * side, 2 * side))  # JPEGs are decoded smaller
+                found.append(thumbnail(upright(image), side))
         except ImageError:
             continue
-        found.append(thumbnail(image, 72 if row.other else 112))
     return found

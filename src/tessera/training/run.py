@@ -6,40 +6,32 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.checkpoint.artifact import RUN_FILE, Header, save_artifact, write_atomically
-from tessera.data.loader import Unreadable, train_batches
+from tessera.data.loader import Held, Unreadable, train_batches
 from tessera.data.splits import DataSplits
-from tessera.evaluation.base import Measured, Score
-from tessera.evaluation.linear_probe import features, fit_head
+from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT
 from tessera.objectives.tasks import make_objective
 from tessera.optim.ema import Ema
 from tessera.optim.groups import is_head, make_optimizer
 from tessera.optim.schedule import lr_at, total_steps
-from tessera.recipe import Recipe, dumps
-from tessera.training.display import Display, clock, make_display
-from tessera.training.loop import (
-    DivergedError,
-    Metrics,
-    TrainState,
-    pick_device,
-    train,
-)
+from tessera.recipe import RECIPE, Recipe, dumps
+from tessera.training.display import Display, make_display
+from tessera.training.faults import StoppedError, Stopping, explained, largest_that_fits
+from tessera.training.log import LOG, as_text, truncate_log
+from tessera.training.loop import DivergedError, Metrics, TrainState, pick_device, train, train_step
+from tessera.training.replay import write_replay
 
 CHECKPOINT = Path("checkpoints") / "last.pt"
-FEATURES = Path("checkpoints") / "features.npz"
-LOG = "log.jsonl"
-RECIPE = "recipe.toml"
 ENVIRONMENT = "environment.json"
 SECONDS_BETWEEN_READINGS = 0.2
 """How often the loss is read from the device for the display; each reading waits for it."""
@@ -79,6 +71,7 @@ class Run:
         self.model.grad_checkpointing = self.recipe.grad_checkpointing
         optim, depth = self.recipe.optim, self.model.config.depth
         objective = make_objective(self.model, self.data["train"], self.recipe).to(self.device)
+        self.held = Held()
         self.unreadable = Unreadable(self.data["train"], self.recipe.data.bad_share)
         self.state = TrainState(objective, make_optimizer(objective, optim, depth=depth))
         if optim.ema_decay is not None:
@@ -104,14 +97,19 @@ class Run:
         if self.state.ema is not None:
             self.state.ema.restore(**saved["ema"])
         self.progress = Progress(**saved["progress"])
-        _truncate_log(self.folder / LOG, self.state.step)
+        truncate_log(self.folder / LOG, self.state.step)
 
-    def train(self) -> None:
+    def train(self, stopping: Stopping | None = None) -> None:
         """Train to the end; measure and save at every look at the validation images.
 
+        Args:
+            stopping: Asked after every step whether to save and stop.
+
         Raises:
+            StoppedError: It was asked to.
             DivergedError: The loss is no longer finite.
             ImageError: More images cannot be read than the recipe allows.
+            RunError: There is no memory or no disk left, or a worker died.
         """
         interval = max(1, round(self.recipe.eval_every * self._steps_per_epoch()))
         batches = train_batches(
@@ -122,68 +120,56 @@ class Run:
             stop=self.stop,
             device=self.device,
             unreadable=self.unreadable,
+            held=self.held,
         )
         display = make_display(self.console, start=self.state.step, stop=self.stop)
         self._thaw(self.state, {})
         with display:
             recorder = _Recorder(self, display)
-            train(
-                self.state,
-                batches,
-                self.recipe,
-                stop=self.stop,
-                lr_of=self.lr_of,
-                every=[(1, self._thaw), (1, recorder.count), (interval, recorder.look)],
-                device=self.device,
+            actions = [(1, self._thaw), (1, recorder.count), (interval, recorder.look)]
+            if self.recipe.save_every is not None:
+                actions.append((self.recipe.save_every, recorder.save))
+            if stopping is not None:
+                actions.append((1, partial(self._stop_if_asked, stopping, recorder)))
+            with explained(self.folder, self._fits, self._held):
+                train(
+                    self.state,
+                    batches,
+                    self.recipe,
+                    stop=self.stop,
+                    lr_of=self.lr_of,
+                    every=actions,
+                    device=self.device,
+                )
+
+    def _fits(self) -> tuple[int, int | None]:
+        """Return how many images are wanted at a time, and how many the memory has room for."""
+        data = self.recipe.data
+        wanted = data.micro_batch_size or data.batch_size
+        size = self.header.preprocessing.size
+        channels = self.header.preprocessing.channels
+
+        def attempt(count: int) -> None:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            images = torch.zeros(count, channels, *size, device=self.device)
+            self.model(images).sum().backward()
+
+        return wanted, largest_that_fits(attempt, wanted)
+
+    def _held(self) -> list[str]:
+        """Return the images that workers were reading last."""
+        return [self.data["train"].where(index) for index in self.held.indices()]
+
+    def _stop_if_asked(
+        self, stopping: Stopping, recorder: "_Recorder", state: TrainState, metrics: Metrics
+    ) -> None:
+        if stopping.signal is not None and state.step < self.stop:
+            recorder.save(state, metrics)
+            raise StoppedError(
+                f"stopped by {stopping.signal} after step {state.step} of {self.stop}, and saved\n"
+                f"hint: go on with --resume --out {self.folder}",
+                stopping.signal,
             )
-
-    def probe(self) -> None:
-        """Fit the head alone, on features that are computed once and kept in the folder.
-
-        Raises:
-            ImageError: More images cannot be read than the recipe allows.
-            ValueError: The data is not of one class an image.
-        """
-        if self.data.task != "classify":
-            raise ValueError(
-                "linear-probe fits one class an image, and the labels are not of that kind\n"
-                "hint: leave --recipe linear-probe out"
-            )
-        began = time.perf_counter()
-        path = self.folder / FEATURES
-        if not path.exists():
-            found: dict[str, np.ndarray] = {}
-            for name in ("train", "val"):
-                found[name], found[f"{name}_rows"] = self._features(name)
-            write_atomically(path, lambda part: _save_arrays(part, found))
-        with np.load(path, allow_pickle=False) as file:
-            sides = [
-                (file[name], self.data[name].labels[file[f"{name}_rows"]])
-                for name in ("train", "val")
-            ]
-        head = fit_head(sides[0], sides[1], len(self.data.class_names))
-        linear = self.model.head
-        assert isinstance(linear, nn.Linear)
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(head.weight))
-            linear.bias.copy_(torch.from_numpy(head.bias))
-        p = self.progress
-        p.seconds, p.images = time.perf_counter() - began, len(self.data["train"])
-        self.state.step = self.stop = 1
-        result = self.measure("val")
-        self.console.print(f"head fitted on frozen features: C={head.strength:g}", highlight=False)
-        self.save(result)
-
-    def _features(self, split: str) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
-        return features(
-            self.model,
-            self.data[split],
-            self.header.preprocessing,
-            device=self.device,
-            batch_size=self.recipe.data.eval_batch_size,
-            workers=self.recipe.data.workers,
-            unreadable=Unreadable(self.data[split], self.recipe.data.bad_share),
-        )
 
     def lr_of(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -239,19 +225,55 @@ class Run:
             p.best_loss, p.best_step = result.loss, self.state.step
             with self.as_used():
                 save_artifact(self.folder / RUN_FILE, self.model, self.header)
+        self.save_state()
+        return better
+
+    def save_state(self) -> None:
+        """Save all that it takes to go on; the last saved state stays until this one is whole.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         saved = {
             "ema": self.state.ema.state() if self.state.ema is not None else None,
             "objective": self.state.objective.state_dict(),
             "optimizer": self.state.optimizer.state_dict(),
             "step": self.state.step,
-            "progress": asdict(p),
+            "progress": asdict(self.progress),
         }
         write_atomically(self.folder / CHECKPOINT, lambda part: torch.save(saved, part))
-        return better
 
     def epoch(self) -> float:
         """Return the passes over the training images so far."""
         return self.state.step / self._steps_per_epoch()
+
+    def repeat(self, last: int) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train up to a step without saving anything, and yield the numbers of every step."""
+        batches = train_batches(
+            self.data["train"],
+            self.header.preprocessing,
+            self.recipe,
+            start=self.state.step,
+            stop=last + 1,
+            device=self.device,
+        )
+        self._thaw(self.state, {})
+        for batch in batches:
+            step, lr = self.state.step, self.lr_of(self.state.step)
+            metrics = train_step(self.state, batch, self.recipe, lr=lr, device=self.device)
+            yield step, {name: float(value) for name, value in metrics.items()}
+            self._thaw(self.state, metrics)
+
+    def explain_break(self, step: int, loss: float) -> str:
+        """Write down how to meet a broken loss again, and return what to say about it."""
+        command = write_replay(
+            self.folder, self.data["train"], self.recipe, step=step, loss=loss, spec=self.data.spec
+        )
+        return (
+            f"the loss became {loss} in step {step}; {RUN_FILE} in {self.folder} is from before\n"
+            f"hint: lower --optim.lr (it is {self.recipe.optim.lr}), or use --precision float32; "
+            f"`{command}` shows the steps that lead there"
+        )
 
     def _steps_per_epoch(self) -> float:
         return self.images_in_training / self.recipe.data.batch_size
@@ -270,11 +292,15 @@ class _Recorder:
     def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.first_bad = torch.full((), -1, device=self.run.device)
+        """How many steps after the last look the loss broke; -1 while it has not."""
 
     def count(self, state: TrainState, metrics: Metrics) -> None:
         """Add a step; show it when the last reading is old enough."""
         for name, value in metrics.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        bad = ~torch.isfinite(metrics["loss"].detach())
+        self.first_bad = torch.where(bad & (self.first_bad < 0), self.steps, self.first_bad)
         self.steps += 1
         self.run.progress.images += self.run.recipe.data.batch_size
         self.display.images += self.run.recipe.data.batch_size
@@ -291,19 +317,29 @@ class _Recorder:
         """
         means = {name: float(value) / self.steps for name, value in self.sums.items()}
         if not math.isfinite(means["loss"]):
-            raise DivergedError(
-                f"the loss became {means['loss']} before step {self.run.state.step}; "
-                f"{RUN_FILE} in {self.run.folder} is from before\n"
-                f"hint: lower --optim.lr (it is {self.run.recipe.optim.lr}), "
-                "or use --precision float32"
-            )
+            bad = self.run.state.step - self.steps + int(self.first_bad)
+            raise DivergedError(self.run.explain_break(bad, means["loss"]))
         return means
+
+    def settle(self) -> None:
+        """Add the time since the last look to that of the run."""
+        now = time.perf_counter()
+        self.run.progress.seconds += now - self.since
+        self.since = now
+
+    def save(self, state: TrainState, metrics: Metrics) -> None:
+        """Save all state between two looks."""
+        if not self.steps:  # a look has just saved it
+            return
+        self.means()  # what is not finite is not worth keeping
+        self.settle()
+        self.run.save_state()
 
     def look(self, state: TrainState, metrics: Metrics) -> None:
         """Measure on the validation images, log, and save."""
         run, numbers = self.run, self.means()
         numbers["loss"] *= state.objective.loss_unit
-        run.progress.seconds += time.perf_counter() - self.since
+        self.settle()
         with run.as_used():
             result = run.measure("val")
         row: dict[str, Any] = {
@@ -324,35 +360,6 @@ class _Recorder:
         for message in list(run.unreadable.found.values())[self.noted :]:
             self.display.note(f"replaced by another image: {message}")
         self.noted = len(run.unreadable.found)
-        self.display.note(_line(row, run.stop, result.score, best))
+        self.display.note(as_text(row, run.stop, result.score, best))
         self.reset()
         self.since = time.perf_counter()
-
-
-def _line(row: dict[str, Any], stop: int, score: Score, best: str) -> str:
-    return (
-        f"step {row['step']:>{len(str(stop))}}/{stop}  epoch {row['epoch']:6.2f}  "
-        f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-        f"val {score.name} {score.text(score.interval.value):>6}  "
-        f"{row['images_per_second']:,.0f} images/s  "
-        f"{clock(row['seconds'])}{best}"
-    )
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's log, oldest first."""
-    path = folder / LOG
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # given a name, numpy would add a suffix of its own
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Drop rows after the checkpoint, which the resumed run writes again."""
-    rows = [row for row in read_log(path.parent) if row["step"] <= step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
