@@ -1,5 +1,6 @@
 """The verbs of the command line as functions, with the same words."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from tessera.training.log import read_log
 from tessera.training.loop import pick_device
 from tessera.training.probe import probe
 from tessera.training.replay import read_replay
-from tessera.training.run import CHECKPOINT, Run
+from tessera.training.run import CHECKPOINT, ENVIRONMENT, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +111,19 @@ def train(
     return start_run(spec, merge(recipe, changes), folder, console=console)
 
 
-def start_run(spec: str, recipe: Recipe, folder: Path, *, console: Console) -> TrainedRun:
-    """Train with a resolved recipe into a folder that is new or empty; see ``train``."""
+def start_run(
+    spec: str, recipe: Recipe, folder: Path, *, console: Console, recipe_name: str = ""
+) -> TrainedRun:
+    """Train with a resolved recipe into a folder that is new or empty; see ``train``.
+
+    Args:
+        recipe_name: What to call the recipe that others were changed from.
+    """
     _refuse_used(folder)
     run = _prepare(spec, recipe, folder, console)
-    run.start(environment(run.device))
+    run.start({**environment(run.device), "data": _identity(run.data)})
+    if recipe_name:
+        _say(console, f"recipe  {recipe_name}")
     return _complete(run)
 
 
@@ -163,7 +172,7 @@ def _reopen(
     needed: bool = True,
 ) -> Run:
     """Take up a run from its last saved state, or from the start where none is ``needed``."""
-    if needed and not (folder / CHECKPOINT).is_file():
+    if needed and not (folder / RECIPE).is_file():
         raise ValueError(
             f"{folder} holds no run that could be resumed\nhint: start one without --resume"
         )
@@ -187,9 +196,31 @@ def _reopen(
 
 def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
     splits = _load(spec, recipe.data, console)
+    _refuse_other_data(folder, splits)
     torch.manual_seed(recipe.seed)
     model, header = build(recipe, splits, lambda line: _say(console, line))
     return Run(folder, recipe, splits, model, header, console)
+
+
+def _identity(splits: DataSplits) -> dict[str, Any]:
+    """Return what tells these very images from any others."""
+    prints = {name: splits[name].fingerprint() for name in ("train", "val")}
+    return {"classes": list(splits.class_names), **prints}
+
+
+def _refuse_other_data(folder: Path, splits: DataSplits) -> None:
+    """Refuse to go on with a run on images that it did not begin with."""
+    path = folder / ENVIRONMENT
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8")).get("data")
+    now = _identity(splits)
+    if before is not None and before != now:
+        what = ", ".join(key for key in now if before.get(key) != now[key])
+        raise ValueError(
+            f"{folder} was trained on other images than those of {splits.spec}: {what} differ\n"
+            "hint: give the data that it began with, or start a run in another folder with --out"
+        )
 
 
 def _load(spec: str, settings: Data, console: Console) -> DataSplits:
@@ -362,5 +393,5 @@ def _refuse_used(folder: Path) -> None:
         raise ValueError(
             f"{folder} already holds {what}, and nothing is overwritten\n"
             "hint: name another folder with --out"
-            + (", or go on with --resume" if (folder / CHECKPOINT).exists() else "")
+            + (", or go on with --resume" if (folder / RECIPE).exists() else "")
         )

@@ -271,7 +271,14 @@ def default_folder(data: str) -> Path:
 
 def default_recipe(data: str, weights: str = "auto") -> Recipe:
     """Return the shipped recipe for a DATA argument when the user names none."""
-    return load(DEFAULTS.get(data, "scratch" if weights == "none" else "finetune"))
+    return load(default_recipe_name(data, weights))
+
+
+def default_recipe_name(data: str, weights: str = "auto") -> str:
+    """Return the name of that recipe."""
+    if weights not in ("auto", "none"):
+        return "finetune"
+    return DEFAULTS.get(data, "scratch" if weights == "none" else "finetune")
 
 
 def load(ref: str | Path, base: Recipe | None = None) -> Recipe:

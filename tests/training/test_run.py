@@ -132,3 +132,28 @@ def test_a_recipe_in_code_trains_like_a_recipe_in_a_file(tmp_path: Path) -> None
     assert isinstance(recipe, Recipe)
     run = tessera.train("digits", recipe=recipe, out=tmp_path / "run", seed=3)
     assert load(run.folder / "recipe.toml").seed == 3
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    path = run.folder / "environment.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["data"]["train"] = "0" * 16
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"other images than those of digits: train differ\nhint:"):
+        tessera.train("digits", out=run.folder, resume=True)
+
+
+def test_a_run_that_failed_before_anything_was_saved_can_be_taken_up(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    (run.folder / "checkpoints" / "last.pt").unlink()
+    again = tessera.train("digits", out=run.folder, resume=True)
+    assert (again.results["test"].logits == run.results["test"].logits).all()
+
+
+def test_a_model_of_ours_is_named_as_the_start_of_another(tmp_path: Path) -> None:
+    first = small(tmp_path / "first")
+    second = small(tmp_path / "second", weights=str(first.folder))
+    card = tessera.load(second.folder).header.card
+    assert card["weights"] == str(first.folder)
+    assert card["which_started_from"] == "none"

@@ -35,12 +35,16 @@ def adapt(
     overrides: Mapping[str, Any],
     *,
     task: Task = "classify",
+    plain_head: bool = False,
 ) -> tuple[ViT, tuple[str, ...]]:
     """Make a model for new classes out of a trained one (paper, section 3.2).
 
     The whole pre-training head goes, and a zero-initialised linear one takes its place, unless the
     classes are the same by name. Positions are resampled on their grid, patch kernels by the
     pseudo-inverse rule.
+
+    Args:
+        plain_head: One linear map on the pooled tokens and nothing else, as a linear probe wants.
 
     Returns:
         The model, and what was done, a line each.
@@ -59,8 +63,10 @@ def adapt(
     same_task = task == loaded.header.task != "regress"  # whose head learns standardised numbers
     same_head = same_task and bool(class_names) and class_names == loaded.header.class_names
     config = replace(old, **changed, num_classes=len(class_names))
-    if not same_head:
+    if not same_head or plain_head:
         config = replace(config, representation_dim=None)
+    if plain_head:
+        same_head, config = False, replace(config, dist_head=False)
     model = ViT(config)
     state = model.state_dict()
     notes = []

@@ -32,7 +32,7 @@ def choose(images: int, device: str, *, offline: bool = False) -> tuple[Weights,
     else:
         size, why = "tiny", f"the size that {cores} cores train in minutes"
     records = {name: published()[weights] for name, weights in CANDIDATES.items()}
-    if not offline and not constants.is_offline_mode():
+    if not offline and not constants.HF_HUB_OFFLINE:
         return records[size], why
     order = list(CANDIDATES)
     wanted = order.index(size)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ FILE = "model.safetensors"
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """What the hub's HTTP library raises when nobody answers; which library differs by version."""
 
+AGAIN = "hint: try again, check the network and HF_ENDPOINT, or give a file"
+NUMBER = re.compile(r"\d+ Client Error\.")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,24 +83,25 @@ def fetch(weights: Weights, *, offline: bool = False) -> Path:
     found = cached_file(weights.source, FILE)
     if isinstance(found, str):
         return _verified(Path(found), weights)
-    if offline or constants.is_offline_mode():
+    if offline or constants.HF_HUB_OFFLINE:
         raise CheckpointError(
             f"{weights.name} is not in the cache, and fetching is off\n"
             "hint: run once without --offline and HF_HUB_OFFLINE, or give a file"
         )
     try:
         metadata = get_hf_file_metadata(hf_hub_url(weights.source, FILE))
-        megabytes = (metadata.size or 0) / 1e6
+        size = f"{metadata.size / 1e6:.0f} MB" if metadata.size else "of unknown size"
         logger.warning(
-            "fetching %s: %.0f MB, licence %s, from %s",
-            *(weights.name, megabytes, weights.license, weights.source),
+            "fetching %s: %s, licence %s, from %s",
+            *(weights.name, size, weights.license, weights.source),
         )
         path = Path(hf_hub_download(weights.source, FILE))
     except (HTTP_ERROR, LocalEntryNotFoundError, HFValidationError) as error:
-        raise RunError(f"{weights.source} cannot be fetched: {_first_line(error)}") from error
-    except OSError as error:  # broken connections of every kind, and full disks
-        raise RunError(f"fetching {weights.source} broke off: {_first_line(error)}") from error
-    return _verified(path, weights)
+        what = f"{FILE} of {weights.source} cannot be fetched"
+        raise RunError(f"{what}: {_reason(error)}\n{AGAIN}") from error
+    except (OSError, RuntimeError) as error:  # broken connections, full disks; the latter is Xet's
+        raise RunError(f"fetching {weights.source} broke off: {_reason(error)}\n{AGAIN}") from error
+    return _verified(path, weights, metadata.etag or "")
 
 
 def is_cached(weights: Weights) -> bool:
@@ -107,18 +109,21 @@ def is_cached(weights: Weights) -> bool:
     return isinstance(cached_file(weights.source, FILE), str)
 
 
-def _verified(path: Path, weights: Weights) -> Path:
-    """Compare the content with the hash that the hub stated, which is its name in the cache."""
-    stated = path.resolve().name
+def _verified(path: Path, weights: Weights, stated: str = "") -> Path:
+    """Compare the content with the hash that the hub stated, which is its name in the cache.
+
+    A cache without links, as on Windows, has no such name: then only a download is compared.
+    """
+    if path.is_symlink():  # one step only: what it leads to may lead on to a store of other names
+        stated = path.readlink().name
     if not SHA256.fullmatch(stated):
-        return path  # a cache that was filled by hand, or without links
+        return path  # a cache that was filled by hand, or is without links
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     if digest.hexdigest() != stated:
-        os.unlink(path.resolve())  # noqa: PTH108 (of the file itself, then of the link to it)
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise CheckpointError(
             f"{weights.name} is not the file that the hub states: SHA-256 {digest.hexdigest()}, "
             f"not {stated}\nhint: it has been removed from the cache; fetch it again"
@@ -126,9 +131,19 @@ def _verified(path: Path, weights: Weights) -> Path:
     return path
 
 
-def _first_line(error: Exception) -> str:
+def _remove(path: Path) -> None:
+    """Remove a file, and before it whatever it is a link to."""
+    if path.is_symlink():
+        _remove(path.parent / path.readlink())
+    path.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, in a line; the hub first says a number, and then what it means."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if len(lines) > 1 and NUMBER.match(lines[0]):
+        lines = lines[1:]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _records(tree: dict[str, Any]) -> Iterator[Weights]:

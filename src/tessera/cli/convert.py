@@ -9,10 +9,18 @@ from tyro.conf import Positional
 from tessera.cli.parse import Command
 from tessera.config import ViTOverrides
 
+LEFT_OUT = {
+    "tessera": "",
+    "timm": "origin and licence",
+    "hf": "origin and licence",
+    "npz": "class names, preprocessing, origin and licence",
+}
+"""What a format cannot say, apart from tensors."""
+
 
 @dataclass(kw_only=True)
 class Arguments(Command):
-    """Write a model in another format; what it cannot say is refused, never left out."""
+    """Write a model in another format; what that cannot say is refused, or named."""
 
     verb: ClassVar[str] = "convert"
 
@@ -23,17 +31,17 @@ class Arguments(Command):
     to: Literal["tessera", "timm", "hf", "npz"]
     """Our artefact; timm's folder; a folder for transformers; the .npz of the paper's code."""
     class_names: Path | None = None
-    """A text file with one class name a line, for a source that does not know them."""
+    """A text file with one class name a line, instead of those of the source."""
     crop: Literal["crop", "squash"] | None = None
-    """How the source wants images fitted, where the file does not say."""
+    """How the source wants images fitted; like the next four, it overrides what the file says."""
     crop_pct: float | None = None
-    """Share of the resized short side that the crop keeps, where the file does not say."""
+    """Share of the resized short side that the crop keeps."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    """Filter for resizing, where the file does not say."""
+    """Filter for resizing."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, where the file does not say."""
+    """Mean of each channel."""
     std: tuple[float, ...] | None = None
-    """Deviation of each channel, where the file does not say."""
+    """Deviation of each channel."""
     offline: bool = False
     """Never fetch published weights; take them from the cache or not at all."""
     arch: ViTOverrides = field(default_factory=ViTOverrides)
@@ -72,5 +80,7 @@ class Arguments(Command):
         WRITERS[self.to](replace(loaded, header=header), self.target)
         for line in header.card.get("conversion", ()):
             print(line)
+        if LEFT_OUT[self.to]:
+            print(f"left out, since the format has no place for it: {LEFT_OUT[self.to]}")
         print(f"written: {self.target}")
         return 0

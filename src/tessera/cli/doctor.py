@@ -41,7 +41,7 @@ class Arguments(Command):
         from rich.console import Console
 
         from tessera.checkup import doctor
-        from tessera.data.examine import printable
+        from tessera.data.images import printable
         from tessera.report.doctor import remedy
 
         found = doctor(

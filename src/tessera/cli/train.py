@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from tyro.conf import Positional, arg
 
 from tessera.cli.parse import Command
-from tessera.recipe import RECIPE, Recipe, default_folder, default_recipe, load
+from tessera.recipe import RECIPE, Recipe, default_folder, default_recipe, default_recipe_name, load
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,4 +91,5 @@ class Arguments(Command):
                 self.data, folder, recipe=self.settings, override=self.override, console=console
             )
         else:
-            start_run(self.data, self.settings, folder, console=console)
+            name = self.recipe or default_recipe_name(self.data, self.settings.weights)
+            start_run(self.data, self.settings, folder, console=console, recipe_name=name)

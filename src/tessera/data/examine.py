@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from tessera.data.duplicates import signature
-from tessera.data.images import ImageError, decoding, open_lazily, to_channels, upright
+from tessera.data.images import ImageError, decoding, open_lazily, printable, to_channels, upright
 
 Note = Callable[[str, str], None]
 """Takes a kind and a detail."""
@@ -190,13 +190,6 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def printable(text: str) -> str:
-    """Return a name as it can be printed on one line, whatever bytes it was made of."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _why(data: bytes, message: str) -> tuple[str, str]:

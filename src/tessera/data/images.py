@@ -37,9 +37,17 @@ class ImageError(ValueError):
     """An image that cannot be read; the message names the file."""
 
 
+def printable(text: str) -> str:
+    """Return a name as it can be printed on one line, whatever bytes it was made of."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Turn whatever a damaged file provokes into an ``ImageError`` that names it."""
+    name = printable(name)
     try:
         yield
     except ImageError:

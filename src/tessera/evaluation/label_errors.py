@@ -15,6 +15,13 @@ from tessera.errors import RunError
 
 FOLDS = 5
 
+STRENGTHS = (0.01, 0.1, 1.0)
+"""Inverse penalties that are tried: sklearn's C."""
+
+CERTAIN = 0.5
+"""Probability that another class must have: more than all the rest together. Without it, features
+that know little make confident learning suspect a third of all labels."""
+
 
 class LabelError(NamedTuple):
     """An image that the others contradict."""
@@ -71,10 +78,10 @@ def label_errors(
     found = []
     for i in ranked:
         best = int(probabilities[i].argmax())
-        if best != numbers[i]:
+        confidence = float(probabilities[i, best])
+        if best != numbers[i] and confidence > CERTAIN:
             own = float(probabilities[i, numbers[i]])
-            suggested = int(classes[best])
-            found.append(LabelError(int(known[i]), suggested, float(probabilities[i, best]), own))
+            found.append(LabelError(int(known[i]), int(classes[best]), confidence, own))
     return found
 
 
@@ -83,18 +90,30 @@ def out_of_fold(
 ) -> Float[np.ndarray, "n k"]:
     """Return class probabilities from models that did not see the image.
 
+    The penalty is the one with which the first fold says most about its labels.
+
     Args:
         labels: From 0, each at least twice.
     """
+    features = features.astype(np.float64)  # else probabilities of many classes do not sum to 1
     counts = np.bincount(labels)
     folds = StratifiedKFold(min(FOLDS, int(counts.max())), shuffle=True, random_state=seed)
-    probabilities = np.zeros((len(labels), len(counts)))
     with warnings.catch_warnings():
         # Of a class with fewer images than folds, each is held out alone, and the others are known.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         parts = list(folds.split(features, labels))
-    for rest, held_out in parts:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-        model.fit(features[rest], labels[rest])
-        probabilities[held_out] = model.predict_proba(features[held_out])
+
+    def ask(strength: float, part: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        rest, held_out = part
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        return model.fit(features[rest], labels[rest]).predict_proba(features[held_out])
+
+    def loss(strength: float) -> float:
+        own = np.take_along_axis(ask(strength, parts[0]), labels[parts[0][1], None], axis=1)
+        return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+    strength = min(STRENGTHS, key=loss)
+    probabilities = np.zeros((len(labels), len(counts)))
+    for part in parts:
+        probabilities[part[1]] = ask(strength, part)
     return probabilities

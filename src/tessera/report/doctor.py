@@ -10,8 +10,8 @@ import jinja2
 from PIL import Image
 
 from tessera.data.doctor import ALL_KINDS, Diagnosis, Row
-from tessera.data.examine import printable
-from tessera.data.images import ImageError, decoding, upright
+from tessera.data.examine import quiet
+from tessera.data.images import ImageError, decoding, printable, to_channels, upright
 from tessera.report.augmented import contact_sheet
 from tessera.report.figures import png, thumbnail
 
@@ -99,12 +99,15 @@ def _section(diagnosis: Diagnosis, kind: str) -> dict[str, Any]:
 def _pictures(diagnosis: Diagnosis, row: Row) -> list[str]:
     """The image, and the one that it is like; nothing where they cannot be read."""
     found = []
+    side = 72 if row.other else 112
     for split, index in row.places:
-        part, side = diagnosis.data.splits[split], 72 if row.other else 112
+        part = diagnosis.data.splits[split]
         try:
-            with decoding(part.where(index)), part.open(index) as image:
+            with quiet(), decoding(part.where(index)), part.open(index) as image:
                 image.draft(image.mode, (2 * side, 2 * side))  # JPEGs are decoded smaller
-                found.append(thumbnail(upright(image), side))
+                whole = to_channels(upright(image), 3)
+                factor = max(whole.size) // (4 * side)
+                found.append(thumbnail(whole.reduce(factor) if factor > 1 else whole, side))
         except ImageError:
             continue
     return found

@@ -10,7 +10,7 @@ from tessera.models.vit import ViT
 
 def model_facts(model: ViT, header: Header) -> dict[str, Any]:
     """Return what a report says of a model."""
-    origin = ("weights", "license", "paper", "trained_on")
+    origin = ("weights", "which_started_from", "license", "paper", "trained_on")
     return {
         "name": header.card.get("model", "ViT"),
         "origin": {key: header.card[key] for key in origin if key in header.card},

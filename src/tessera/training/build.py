@@ -78,14 +78,24 @@ def _start_from(
             f"{error}\nhint: give a file with --weights, or say --weights none to train from "
             "scratch, which needs many thousands of images"
         ) from error
-    model, notes = adapt(loaded, splits.class_names, given, task=splits.task)
+    model, notes = adapt(
+        loaded,
+        splits.class_names,
+        given,
+        task=splits.task,
+        plain_head=recipe.objective == "linear-probe",
+    )
     card = loaded.header.card
     for note in (*card.get("conversion", ()), *notes):
         say(f"weights {note}")
     preprocessing = replace(loaded.header.preprocessing, size=model.config.image_shape)
     kept = ("model", "license", "paper", "trained_on")
     origin = {key: card[key] for key in kept if key in card}
-    return model, preprocessing, {**origin, "weights": card.get("weights", Path(ref).name)}
+    if "recipe" not in card:
+        return model, preprocessing, {**origin, "weights": card.get("weights", Path(ref).name)}
+    # A model of our own, which was itself trained from something.
+    start = {"weights": str(ref), "which_started_from": card.get("weights", "none")}
+    return model, preprocessing, {**origin, **start}
 
 
 def _card(splits: DataSplits, recipe: Recipe) -> dict[str, Any]:

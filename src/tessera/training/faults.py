@@ -73,6 +73,8 @@ def explained(
         yield
     except torch.OutOfMemoryError as error:
         raise RunError(_no_memory(*fits())) from error
+    except (ConnectionError, EOFError) as error:  # what the pipe of a dead worker gives
+        raise RunError(_dead_worker(str(error), held())) from error
     except OSError as error:
         raise RunError(
             f"{folder} cannot be written to: {error.strerror or error}\n"
@@ -111,6 +113,8 @@ def largest_that_fits(attempt: Callable[[int], None], below: int) -> int | None:
 
 
 def _dead_worker(message: str, held: list[str]) -> str:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch reports it once more, anywhere
     files = ("; the workers held " + ", ".join(held)) if held else ""
     return (
         f"a process that reads images died: {message.splitlines()[0]}{files}\n"

@@ -123,7 +123,9 @@ class Run:
             held=self.held,
         )
         display = make_display(self.console, start=self.state.step, stop=self.stop)
-        self._thaw(self.state, {})
+        self._freeze(self.state.step)
+        if self.state.step == 0:  # a run that fails early can be taken up as well
+            self.save_state()
         with display:
             recorder = _Recorder(self, display)
             actions = [(1, self._thaw), (1, recorder.count), (interval, recorder.look)]
@@ -177,12 +179,17 @@ class Run:
             step, peak=self.recipe.optim.lr, steps=self.stop, schedule=self.recipe.schedule
         )
 
-    def _thaw(self, state: TrainState, metrics: Metrics) -> None:
+    def _freeze(self, step: int) -> None:
         """Let only the head learn in the first epochs, if the recipe wants that, then all."""
-        steps = round(self.recipe.optim.head_only_epochs * self._steps_per_epoch())
-        if state.step == 0 or state.step == steps:
-            for name, parameter in state.objective.named_parameters():
-                parameter.requires_grad_(state.step >= steps or is_head(name))
+        for name, parameter in self.state.objective.named_parameters():
+            parameter.requires_grad_(step >= self._head_only_steps() or is_head(name))
+
+    def _thaw(self, state: TrainState, metrics: Metrics) -> None:
+        if state.step == self._head_only_steps():
+            self._freeze(state.step)
+
+    def _head_only_steps(self) -> int:
+        return round(self.recipe.optim.head_only_epochs * self._steps_per_epoch())
 
     @contextmanager
     def as_used(self) -> Iterator[None]:
@@ -257,7 +264,7 @@ class Run:
             stop=last + 1,
             device=self.device,
         )
-        self._thaw(self.state, {})
+        self._freeze(self.state.step)
         for batch in batches:
             step, lr = self.state.step, self.lr_of(self.state.step)
             metrics = train_step(self.state, batch, self.recipe, lr=lr, device=self.device)
@@ -270,8 +277,8 @@ class Run:
             self.folder, self.data["train"], self.recipe, step=step, loss=loss, spec=self.data.spec
         )
         return (
-            f"the loss became {loss} in step {step}; {RUN_FILE} in {self.folder} is from before\n"
-            f"hint: lower --optim.lr (it is {self.recipe.optim.lr}), or use --precision float32; "
+            f"the loss became {loss} in step {step}; what {self.folder} holds is from before\n"
+            f"hint: lower --optim.lr (it is {self.recipe.optim.lr}); "
             f"`{command}` shows the steps that lead there"
         )
 
@@ -342,6 +349,8 @@ class _Recorder:
         self.settle()
         with run.as_used():
             result = run.measure("val")
+        if not math.isfinite(result.loss):
+            raise DivergedError(run.explain_break(state.step - 1, result.loss))
         row: dict[str, Any] = {
             "step": state.step,
             "epoch": round(run.epoch(), 3),
