@@ -185,3 +185,38 @@ def test_averaged_weights_are_what_is_saved_and_survive_a_resume(
     resumed = tessera.train("digits", out=tmp_path / "broken", resume=True)
     one, two = load_file(whole.model), load_file(resumed.model)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_that_stops_while_only_the_head_learns_goes_on_so(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = digits_by_other_names(tmp_path / "data")
+    changes = {
+        **SMALL,
+        "optim.head_only_epochs": 0.5,
+        "save_every": 1,
+        "schedule.total_steps": 4,
+        "data.batch_size": 16,
+    }
+    options: dict[str, Any] = {"recipe": "digits", "weights": str(start), "overrides": changes}
+    whole = tessera.train(data, out=tmp_path / "whole", **options)
+
+    class StopError(Exception):
+        pass
+
+    from tessera.training import run as module
+
+    save = module.Run.save_state
+
+    def save_and_stop(self: module.Run) -> None:
+        save(self)
+        if self.state.step == 1:
+            raise StopError
+
+    monkeypatch.setattr(module.Run, "save_state", save_and_stop)
+    with pytest.raises(StopError):
+        tessera.train(data, out=tmp_path / "broken", **options)
+    monkeypatch.undo()
+    again = tessera.train(data, out=tmp_path / "broken", resume=True)
+    ours, theirs = load_file(again.model), load_file(whole.model)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,23 @@ def _foreign(
     header = Header(
         config=found.model.config,
         preprocessing=preprocessing,
-        class_names=_class_names(found),
+        class_names=_class_names(found, record),
         card=_card(path, found, record),
     )
     return LoadedModel(model=found.model, header=header, path=path)
 
 
-def _class_names(found: ForeignModel) -> tuple[str, ...]:
+def imagenet_names() -> tuple[str, ...]:
+    """Return the first name of each of ImageNet-1k's classes, in their usual order."""
+    text = (files("tessera.checkpoint") / "imagenet_1k.tsv").read_text(encoding="utf-8")
+    rows = [line.split("\t")[1] for line in text.splitlines() if not line.startswith("#")]
+    return tuple(row.partition(",")[0] for row in rows)
+
+
+def _class_names(found: ForeignModel, record: Weights | None) -> tuple[str, ...]:
     """Return the names of transformers' id2label, or of timm's label_names, or none.
+
+    Published weights with a thousand classes have ImageNet-1k's.
 
     A name that stands twice gets its number: ImageNet has cranes that fly and cranes that lift.
     """
@@ -97,6 +107,8 @@ def _class_names(found: ForeignModel) -> tuple[str, ...]:
         names = tuple(str(labels.get(str(k), k)) for k in range(count))
     elif isinstance(found.json.get("label_names"), list):
         names = tuple(map(str, found.json["label_names"]))
+    elif record is not None and count == len(imagenet_names()) == record.num_classes:
+        names = imagenet_names()
     times = Counter(names)
     names = tuple(f"{name} ({k})" if times[name] > 1 else name for k, name in enumerate(names))
     return names if len(set(names)) == count else ()

@@ -164,12 +164,12 @@ def _read_pickle(path: Path) -> State:
 def _unwrap(found: object, path: Path) -> State:
     """Find the state dict inside what a training script saved."""
     if isinstance(found, Mapping):
+        for key in CONTAINERS:
+            if isinstance(found.get(key), Mapping):
+                return _unwrap(found[key], path)
         tensors = {str(k): v.detach() for k, v in found.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
-        for key in CONTAINERS:
-            if key in found:
-                return _unwrap(found[key], path)
         keys = ", ".join(sorted(map(str, found))[:8]) or "nothing"
         raise CheckpointError(
             f"{path} holds no tensors under a known name: it has {keys}\n"

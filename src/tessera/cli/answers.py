@@ -33,11 +33,17 @@ def predict(args: Arguments) -> int:
         raise ValueError(f"{args.out} exists, and nothing is overwritten\nhint: name another file")
     if args.top_k < 1:
         raise ValueError(f"--top-k {args.top_k} must be at least 1")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit {args.limit} must be at least 1")
+    if args.out is not None and not args.out.parent.is_dir():
+        raise ValueError(f"{args.out.parent} is no folder\nhint: make it first")
+    if not args.inputs:
+        raise ValueError("no images given\nhint: give files, folders, or digits:test")
     predictor = load(args.model, device=pick_device(args.device), offline=args.offline)
     sources = find_sources(args.inputs)[: args.limit]
     errors: list[ImageError] = []
     rows = list(_answers(predictor, sources, args.top_k, errors))
-    text = WRITERS[args.format](rows)
+    text = WRITERS[args.format](rows) if rows or not errors else ""
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
     else:
