@@ -572,19 +572,7 @@ def count(config: ViTConfig) -> int:
     return sum(p.numel() for p in model.parameters()) + (config.depth - 1) * block
 
 
-MISFIT = pytest.mark.xfail(
-    strict=True,
-    reason="27 patches of 14 cover 378 of its 384 pixels: timm leaves the rest out, ours refuses",
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=MISFIT if name == "vit_so400m_patch14_siglip_384.webli" else ())
-        for name in published()
-    ],
-)
+@pytest.mark.parametrize("name", published())
 def test_a_record_is_of_a_known_variant_and_has_its_parameters(name: str) -> None:
     record = published()[name]
     config = config_of(record)  # which refuses sizes that patches do not fill
