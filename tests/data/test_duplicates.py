@@ -41,8 +41,8 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def pairs_of(images: list[Image.Image], **options: int) -> list[tuple[int, int]]:
-    found = near_duplicates(np.stack([signature(image) for image in images]), **options)
+def pairs_of(images: list[Image.Image], block: int = 2048) -> list[tuple[int, int]]:
+    found = near_duplicates(np.stack([signature(image) for image in images]), block=block)
     return [(int(i), int(j)) for i, j in found]
 
 
