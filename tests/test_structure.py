@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 
 LAYERS = [  # bottom first; units of one layer do not import each other
-    {"config", "recipe", "errors", "fields", "progress"},
+    {"config", "recipe", "errors", "fields", "progress", "run_folder"},
     {"nn", "data", "optim"},
     {"models"},
     {"checkpoint", "objectives"},

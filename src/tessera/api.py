@@ -20,10 +20,8 @@ from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
 from tessera.progress import counting
 from tessera.recipe import (
-    RECIPE,
     Data,
     Recipe,
-    default_folder,
     default_recipe,
     difference,
     dumps,
@@ -35,6 +33,7 @@ from tessera.report.augmented import training_batch
 from tessera.report.environment import environment
 from tessera.report.facts import count_parameters, data_facts, model_facts
 from tessera.report.report import Report, write_report
+from tessera.run_folder import RECIPE, default_folder
 from tessera.training.build import build
 from tessera.training.faults import stopping_on_signals
 from tessera.training.log import read_log

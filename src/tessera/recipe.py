@@ -27,9 +27,6 @@ Policy = Literal[
     "three-augment",
 ]
 
-RECIPE = "recipe.toml"
-"""Where a run folder keeps the recipe that it was trained by."""
-
 DEFAULTS = {"digits": "digits"}
 """Shipped recipe by DATA; all else is photographs, fine-tuned or from scratch."""
 
@@ -162,8 +159,14 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optim:
-    """AdamW (Loshchilov and Hutter, 2019) and what surrounds it."""
+    """The optimizer and what surrounds it."""
 
+    name: Literal["adamw", "adam", "nadam", "radam", "sgd", "adafactor", "muon"] = "adamw"
+    """PyTorch's; muon orthogonalises the matrices of the blocks and leaves the rest to adamw."""
+    momentum: float = 0.9
+    """Of sgd and muon."""
+    nesterov: bool = False
+    """Look-ahead momentum, for sgd."""
     lr: float = 1e-3
     """Peak learning rate, as the optimizer sees it; never rescaled behind your back."""
     weight_decay: float = 0.05
@@ -182,6 +185,9 @@ class Optim:
 
     def __post_init__(self) -> None:
         _require(self, "optim.lr", POSITIVE)
+        _require(self, "optim.momentum", ("in [0, 1)", lambda x: 0 <= x < 1))
+        if self.nesterov and not self.momentum:
+            raise ValueError("optim.nesterov wants optim.momentum greater than 0")
         _require(self, "optim.clip_grad_norm", POSITIVE)
         for name in ("optim.weight_decay", "optim.head_only_epochs"):
             _require(self, name, NOT_NEGATIVE)
@@ -201,15 +207,18 @@ class Schedule:
     """Optimizer steps; when given, epochs is not read."""
     warmup_steps: int = 50
     """Steps of linear growth from 0 to the peak; at most a fifth of all."""
-    shape: Literal["cosine", "linear", "constant"] = "cosine"
-    """Way down from the peak."""
+    shape: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
+    """Way down from the peak; rsqrt falls with the root of the steps since warm-up began."""
+    cooldown_steps: int = 0
+    """Last steps of constant and rsqrt, in which the rate falls linearly to the final one."""
     final_lr: float = 0.0
     """Rate after the last step."""
 
     def __post_init__(self) -> None:
         _require(self, "schedule.epochs", POSITIVE)
         _require(self, "schedule.total_steps", AT_LEAST_1)
-        _require(self, "schedule.warmup_steps", NOT_NEGATIVE)
+        for name in ("schedule.warmup_steps", "schedule.cooldown_steps"):
+            _require(self, name, NOT_NEGATIVE)
         _require(self, "schedule.final_lr", NOT_NEGATIVE)
 
 
@@ -262,11 +271,6 @@ def shipped() -> dict[str, Path]:
     """Return the recipes inside the package by name."""
     folder = Path(str(files("tessera") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def default_folder(data: str) -> Path:
-    """Return where a run goes when nobody says: ``runs/`` and the name of the data."""
-    return Path("runs") / (Path(data).expanduser().resolve().name if Path(data).exists() else data)
 
 
 def default_recipe(data: str, weights: str = "auto") -> Recipe:

@@ -7,7 +7,8 @@ import torch
 
 from tessera.models.vit import ViT, create_model
 from tessera.objectives.classify import Classify
-from tessera.optim.groups import is_matrix, make_optimizer, parameter_groups
+from tessera.optim.groups import is_matrix, parameter_groups
+from tessera.optim.optimizers import make_optimizer
 from tessera.recipe import Optim
 
 ARCHS: dict[str, dict[str, Any]] = {

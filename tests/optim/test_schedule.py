@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.optim.schedule import lr_at, total_steps
 from tessera.recipe import Schedule
 
-Shape = Literal["cosine", "linear", "constant"]
+Shape = Literal["cosine", "linear", "constant", "rsqrt"]
 
 
 def rates(steps: int, schedule: Schedule, peak: float = 1.0) -> list[float]:
@@ -106,3 +106,21 @@ def test_the_rate_grows_to_the_peak_then_falls_and_is_never_negative(
     assert all(a <= b * more for a, b in pairwise(found[: top + 1]))
     assert all(b <= a * more for a, b in pairwise(found[top:]))
     assert min(found[top:]) * more >= schedule.final_lr
+
+
+def test_the_reciprocal_root_halves_when_the_steps_are_four_times_the_warm_up() -> None:
+    found = rates(1000, Schedule(shape="rsqrt", warmup_steps=50))
+    assert found[49] == 1.0
+    assert found[200] == pytest.approx(0.5)
+    assert found[800] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("shape", ["constant", "rsqrt"])
+def test_a_cool_down_falls_linearly_to_the_final_rate(shape: Shape) -> None:
+    schedule = Schedule(shape=shape, warmup_steps=10, cooldown_steps=20, final_lr=0.1)
+    found = rates(100, schedule)
+    before = rates(100, Schedule(shape=shape, warmup_steps=10))
+    assert found[:80] == before[:80]
+    steps_down = [a - b for a, b in pairwise(found[80:])]
+    assert steps_down == pytest.approx([steps_down[0]] * 19)
+    assert lr_at(100, peak=1.0, steps=100, schedule=schedule) == pytest.approx(0.1)

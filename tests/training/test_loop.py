@@ -8,7 +8,7 @@ from tessera.data.loader import Batch
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.objectives.classify import Classify
-from tessera.optim.groups import make_optimizer
+from tessera.optim.optimizers import make_optimizer
 from tessera.recipe import Data, Optim, Recipe
 from tessera.training.loop import Metrics, TrainState, pick_device, step_seed, train, train_step
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from tyro.conf import Positional, arg
 
 from tessera.cli.parse import Command
-from tessera.recipe import RECIPE, Recipe, default_folder, default_recipe, default_recipe_name, load
+from tessera.recipe import Recipe, default_recipe, default_recipe_name, load
+from tessera.run_folder import RECIPE, default_folder
 
 if TYPE_CHECKING:
     from rich.console import Console

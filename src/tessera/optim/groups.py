@@ -3,10 +3,7 @@
 import re
 from typing import Any
 
-import torch
 from torch import nn
-
-from tessera.recipe import Optim
 
 HEAD = ("head", "head_dist", "pre_logits")
 """Modules of a model that start from nothing when it is fine-tuned."""
@@ -56,9 +53,3 @@ def layer_of(name: str, depth: int) -> int:
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the head."""
     return any(part in HEAD for part in name.split("."))
-
-
-def make_optimizer(model: nn.Module, optim: Optim, *, depth: int = 0) -> torch.optim.AdamW:
-    """Build AdamW (Loshchilov and Hutter, 2019)."""
-    groups = parameter_groups(model, optim.weight_decay, layer_decay=optim.layer_decay, depth=depth)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)

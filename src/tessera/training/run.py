@@ -22,9 +22,11 @@ from tessera.evaluation.measure import measure
 from tessera.models.vit import ViT
 from tessera.objectives.tasks import make_objective
 from tessera.optim.ema import Ema
-from tessera.optim.groups import is_head, make_optimizer
+from tessera.optim.groups import is_head
+from tessera.optim.optimizers import make_optimizer
 from tessera.optim.schedule import lr_at, total_steps
-from tessera.recipe import RECIPE, Recipe, dumps
+from tessera.recipe import Recipe, dumps
+from tessera.run_folder import RECIPE
 from tessera.training.display import Display, make_display
 from tessera.training.faults import StoppedError, Stopping, explained, largest_that_fits
 from tessera.training.log import LOG, as_text, truncate_log
