@@ -16,10 +16,11 @@ from tessera.evaluation.linear_probe import features
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.progress import counting
-from tessera.recipe import Recipe, default_folder, default_recipe, load
+from tessera.recipe import Recipe, default_recipe, load
 from tessera.report.augmented import training_batch
 from tessera.report.doctor import write_diagnosis
 from tessera.report.environment import environment
+from tessera.run_folder import default_folder
 from tessera.training.loop import pick_device
 
 OWN_FILES = {"report.html", "findings.csv", "exclude.csv"}

@@ -47,6 +47,7 @@ def printable(text: str) -> str:
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Turn whatever a damaged file provokes into an ``ImageError`` that names it."""
+    name = printable(name)
     try:
         yield
     except ImageError:
