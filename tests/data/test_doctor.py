@@ -734,3 +734,19 @@ def test_many_findings_of_a_kind_are_counted_and_not_all_shown(tmp_path: Path) -
     assert "and 56 more in findings.csv" in page.text
     assert len(read_rows(tmp_path / "out" / "findings.csv")) == 80
     assert "A training batch" not in page.text  # since no image can be read
+
+
+def test_a_group_that_is_in_two_splits_is_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["image,label,split,group"]
+    for k in range(12):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+            tmp_path / f"{k}.png"
+        )
+        split = "test" if k % 3 == 0 else "train"
+        rows.append(f"{k}.png,{'ab'[k % 2]},{split},patient{k // 4}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    found = [row for row in diagnose(str(tmp_path / "t.csv")).rows if row.kind == "group-leak"]
+    assert len(found) == 1
+    assert found[0].severity == "error"
+    assert "3 groups are in both train and test" in found[0].detail

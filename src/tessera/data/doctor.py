@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tessera.data.splits import ClassMapError, DataSplits
 
 SET_KINDS: dict[str, tuple[Severity, str]] = {
     "class-map": ("error", "a split has classes that training does not know"),
+    "group-leak": ("error", "images of one group in two splits, as the table has them"),
     "leak": ("error", "the same file in two splits: a measurement would partly measure memory"),
     "contradiction": ("error", "the same file with different labels"),
     "near-leak": ("warning", "images that look alike in two splits"),
@@ -171,6 +173,7 @@ def diagnose(
     for note in data.notes:
         diagnosis.add("source", note)
     _judge_classes(diagnosis)
+    _judge_groups(diagnosis)
     on_start(diagnosis)
     places = [(name, i) for name, part in data.splits.items() for i in range(len(part))]
     seen = _look(diagnosis, places, on_progress)
@@ -202,6 +205,19 @@ def _judge_classes(diagnosis: Diagnosis) -> None:
         diagnosis.add(
             "imbalance", f"{most} has {counts.max()} training images, {least} {counts.min()}"
         )
+
+
+def _judge_groups(diagnosis: Diagnosis) -> None:
+    """Note groups, such as patients, that a table's own splits tear apart."""
+    parts = diagnosis.data.splits
+    groups = {name: part.groups for name, part in parts.items() if part.groups is not None}
+    for one, other in combinations(groups, 2):
+        shared = np.intersect1d(groups[one], groups[other])
+        if len(shared):
+            rows = np.flatnonzero(np.isin(groups[one], shared))
+            detail = f"{len(shared)} groups are in both {one} and {other}, the first with"
+            name = parts[one].name(int(rows[0]))
+            diagnosis.add("group-leak", f"{detail} {name}; {len(rows)} images of {one}")
 
 
 @dataclass(frozen=True)
