@@ -122,13 +122,13 @@ def grey(code: str, scale: float, form: str, *holes: float) -> Make:
     return make
 
 
-def see_through(mode: str, form: str, alpha: int) -> Make:
-    """With a hole of that alpha in the middle, or none at 255."""
+def see_through(mode: str, form: str, alpha: int, left: int = 0) -> Make:
+    """With a hole of that alpha, or none at 255."""
 
     def make(photo: Image.Image) -> bytes:
         photo = photo.convert(mode)
         mask = Image.new("L", photo.size, 255)
-        mask.paste(alpha, (20, 20, 50, 50))
+        mask.paste(alpha, (left, 20, left + 30, 50))
         photo.putalpha(mask)
         return saved(photo, form)
 
@@ -209,10 +209,10 @@ def odd_exif(photo: Image.Image) -> bytes:
     return saved(photo, "JPEG", exif=data)
 
 
-def cut_exif(photo: Image.Image) -> bytes:
+def cut_exif(form: str) -> Make:
     """EXIF that announces more than it has, of which Pillow warns."""
     data = b"Exif\0\0MM\0*" + struct.pack(">LHHHL", 8, 3, 0x010F, 2, 400)
-    return saved(photo, "JPEG", exif=data)
+    return lambda photo: saved(photo, form, exif=data)
 
 
 def many_samples(photo: Image.Image) -> bytes:
@@ -309,9 +309,9 @@ FAULTS: dict[str, tuple[Make, set[str]]] = {
     "one-bit.png": (in_mode("1", "PNG"), {"1-bit"}),
     "palette.png": (palette(), {"palette"}),
     "palette-with-hole.png": (palette(transparency=3), {"palette", "transparent"}),
-    "hole.png": (see_through("RGB", "PNG", 0), {"transparent"}),
+    "hole.png": (see_through("RGB", "PNG", 0, left=10), {"transparent"}),
     "hole.webp": (see_through("RGB", "WEBP", 100), {"transparent"}),
-    "grey-hole.png": (see_through("L", "PNG", 0), {"transparent"}),
+    "grey-hole.png": (see_through("L", "PNG", 0, left=50), {"transparent"}),
     "inks.jpg": (in_mode("CMYK", "JPEG"), {"colour-space"}),
     "inks.tif": (in_mode("CMYK", "TIFF"), {"colour-space"}),
     "lab.tif": (in_lab, {"colour-space"}),
@@ -344,7 +344,8 @@ FAULTS: dict[str, tuple[Make, set[str]]] = {
     "held-1.jpg": (held(1), set()),
     "held-99.jpg": (held(99), set()),
     "odd-exif.jpg": (odd_exif, set()),
-    "cut-exif.jpg": (cut_exif, set()),
+    "cut-exif.jpg": (cut_exif("JPEG"), set()),
+    "cut-exif.png": (cut_exif("PNG"), set()),
     "padded.jpg": (lambda photo: saved(photo, "JPEG") + bytes(3000), set()),
     "grey.jpg": (in_mode("L", "JPEG"), set()),
     "photo.JPEG": (as_file("JPEG"), set()),

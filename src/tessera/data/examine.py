@@ -13,7 +13,15 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from tessera.data.duplicates import signature
-from tessera.data.images import ImageError, decoding, open_lazily, printable, to_channels, upright
+from tessera.data.images import (
+    ORIENTATION,
+    ImageError,
+    decoding,
+    open_lazily,
+    printable,
+    to_channels,
+    upright,
+)
 
 Note = Callable[[str, str], None]
 """Takes a kind and a detail."""
@@ -57,9 +65,6 @@ ALIKE_FROM = 32
 only so many ways to write a digit in 8x8."""
 
 MEGAPIXEL = 1_000_000
-
-ORIENTATION = 0x0112
-"""EXIF tag: how the camera was held."""
 
 OFF_COLOUR = 8
 """Levels of 255 by which a profile changes some colour before it is worth a word; those that are
@@ -136,7 +141,7 @@ class Examined:
 
     findings: tuple[Finding, ...]
     signature: np.ndarray | None
-    """What it shows, very small; None where nothing can be decoded."""
+    """What it shows, very small; None where there is nothing that could be compared."""
 
 
 def examine(data: bytes, name: str) -> Examined:
@@ -159,7 +164,7 @@ def examine(data: bytes, name: str) -> Examined:
             rgb = _note_pixels(upright(image), note)
             if form == "PNG" and PNG_END not in data:  # some programs add something behind it
                 note("incomplete", f"{len(data)} bytes without an end")
-            return Examined(tuple(found), signature(rgb) if min(size) >= ALIKE_FROM else None)
+            return Examined(tuple(found), _picture(rgb, size))
     except ImageError as error:
         kind, detail = _why(data, str(error.__cause__ or error))
         note(kind, detail)
@@ -171,7 +176,12 @@ def examine_pixels(image: Image.Image) -> Examined:
     blank = Finding("blank", "every pixel is the same", KINDS["blank"][0])
     rgb = to_channels(image, 3)
     found = (blank,) if _is_blank(rgb) else ()
-    return Examined(found, signature(rgb) if min(image.size) >= ALIKE_FROM else None)
+    return Examined(found, _picture(rgb, image.size))
+
+
+def _picture(rgb: Image.Image, size: tuple[int, int]) -> np.ndarray | None:
+    """Return what likeness is judged by, unless the image is too small for it, or blank."""
+    return None if min(size) < ALIKE_FROM or _is_blank(rgb) else signature(rgb)
 
 
 @contextmanager

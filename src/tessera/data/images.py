@@ -84,7 +84,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 def is_turned(image: Image.Image) -> bool:
     """Whether EXIF says that the camera was not held upright."""
-    return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # EXIF that is slightly wrong
+        return image.getexif().get(ORIENTATION, 1) in range(2, 9)
 
 
 def open_image(path: str | Path) -> Image.Image:
