@@ -4,14 +4,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tessera.api import Evaluation as Evaluation
-    from tessera.api import TrainedRun as TrainedRun
-    from tessera.api import evaluate as evaluate
     from tessera.api import train as train
     from tessera.checkup import Checkup as Checkup
     from tessera.checkup import doctor as doctor
     from tessera.config import ViTConfig as ViTConfig
     from tessera.crossval import cross_validate as cross_validate
+    from tessera.finishing import TrainedRun as TrainedRun
+    from tessera.measuring import Evaluation as Evaluation
+    from tessera.measuring import evaluate as evaluate
     from tessera.models.variants import list_models as list_models
     from tessera.models.vit import Tokens as Tokens
     from tessera.models.vit import ViT as ViT
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from tessera.recipe import Recipe as Recipe
 
 PUBLIC = {
-    "Evaluation": "api",
-    "TrainedRun": "api",
-    "evaluate": "api",
+    "Evaluation": "measuring",
+    "TrainedRun": "finishing",
+    "evaluate": "measuring",
     "train": "api",
     "Checkup": "checkup",
     "doctor": "checkup",

@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from tessera.api import TrainedRun, resume_run, start_run
+from tessera.api import resume_run, start_run
 from tessera.checkpoint.artifact import write_atomically
 from tessera.evaluation.base import Measured
+from tessera.finishing import TrainedRun
 from tessera.recipe import Recipe
 from tessera.training.run import CHECKPOINT
 

@@ -43,3 +43,8 @@ def counting(console: Console, text: str, total: int | None = None) -> Iterator[
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is, unfolded."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -19,9 +19,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import tessera
-from tessera.api import TrainedRun, replay_run
+from tessera.api import replay_run
 from tessera.cli import main
 from tessera.errors import RunError
+from tessera.finishing import TrainedRun
 from tessera.training.faults import explained, largest_that_fits
 from tessera.training.loop import DivergedError
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import tessera
-from tessera.api import TrainedRun
+from tessera.finishing import TrainedRun
 from tessera.cli import main
 from tessera.evaluation.multilabel import MultiLabelResult
 from tessera.evaluation.regress import RegressionResult

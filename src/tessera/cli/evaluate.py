@@ -38,7 +38,7 @@ class Arguments(Command):
 
     def run(self) -> int:
         """Measure."""
-        from tessera.api import evaluate
+        from tessera.measuring import evaluate
 
         found = evaluate(
             self.model,

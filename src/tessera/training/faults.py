@@ -70,6 +70,19 @@ def explained(
         RunError: One of them did.
     """
     try:
+        with _explained_first(folder, fits, held):
+            yield
+    except RuntimeError as error:  # torch may raise it even while another error is handled
+        if isinstance(error, RunError) or "DataLoader worker" not in str(error):
+            raise
+        raise RunError(_dead_worker(str(error), held())) from error
+
+
+@contextmanager
+def _explained_first(
+    folder: Path, fits: Callable[[], tuple[int, int | None]], held: Callable[[], list[str]]
+) -> Iterator[None]:
+    try:
         yield
     except torch.OutOfMemoryError as error:
         raise RunError(_no_memory(*fits())) from error
@@ -80,10 +93,6 @@ def explained(
             f"{folder} cannot be written to: {error.strerror or error}\n"
             "hint: make room and go on with --resume; what was saved before is whole"
         ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunError(_dead_worker(str(error), held())) from error
 
 
 def _no_memory(wanted: int, fits: int | None) -> str:
