@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import tessera
-from tessera.finishing import TrainedRun
 from tessera.cli import main
 from tessera.evaluation.multilabel import MultiLabelResult
 from tessera.evaluation.regress import RegressionResult
+from tessera.finishing import TrainedRun
 
 SMALL = {
     "arch.embed_dim": 32,
