@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from tessera.data.holdout import load_data
 from tessera.data.splits import DataSplits
+from tessera.devices import is_main, joined, main_first, wait_for_all, world_size
 from tessera.finishing import TrainedRun, finish
 from tessera.progress import counting, say
 from tessera.recipe import (
@@ -25,11 +27,14 @@ from tessera.recipe import (
 from tessera.report.environment import environment
 from tessera.report.facts import count_parameters
 from tessera.run_folder import RECIPE, default_folder, refuse_used
+from tessera.training.batch_size import with_batch_that_fits
 from tessera.training.build import build
+from tessera.training.conduct import conduct
 from tessera.training.faults import stopping_on_signals
 from tessera.training.probe import probe
 from tessera.training.replay import read_replay
-from tessera.training.run import CHECKPOINT, ENVIRONMENT, Run
+from tessera.training.run import ENVIRONMENT, Run
+from tessera.training.state import exists
 
 
 def train(
@@ -44,6 +49,8 @@ def train(
     **fields: Any,
 ) -> TrainedRun:
     """Train a model on DATA, measure it, and write the run folder.
+
+    Started by torchrun, every process takes its share of every batch (docs/scale.md).
 
     Args:
         data: See ``tessera.data.sources.GRAMMAR``.
@@ -64,11 +71,14 @@ def train(
     if resume:
         recorded = folder / RECIPE
         wanted = merge(load(recorded), changes) if recorded.is_file() else None
-        return resume_run(spec, folder, recipe=wanted, override=override, console=console)
+        with joined(wanted.device if wanted else "auto"):
+            return resume_run(spec, folder, recipe=wanted, override=override, console=console)
     if not isinstance(recipe, Recipe):
         weights = str(fields.get("weights", "auto"))
         recipe = load(recipe) if recipe else default_recipe(spec, weights)
-    return start_run(spec, merge(recipe, changes), folder, console=console)
+    wanted = merge(recipe, changes)
+    with joined(wanted.device):
+        return start_run(spec, wanted, folder, console=console)
 
 
 def start_run(
@@ -81,6 +91,7 @@ def start_run(
     """
     refuse_used(folder)
     run = _prepare(spec, recipe, folder, console)
+    wait_for_all()  # every process has looked whether the folder is free
     run.start({**environment(run.device), "data": _identity(run.data)})
     if recipe_name:
         say(console, f"recipe  {recipe_name}")
@@ -137,8 +148,8 @@ def _reopen(
             f"{folder} holds no run that could be resumed\nhint: start one without --resume"
         )
     recorded = load(folder / RECIPE)
-    if recipe is not None and recipe != recorded:
-        changes = difference(recorded, recipe)
+    changes = "" if recipe is None else difference(recorded, recipe)
+    if changes:
         if not override:
             raise ValueError(
                 f"{folder} was started with another recipe: {changes}\n"
@@ -147,18 +158,24 @@ def _reopen(
             )
         say(console, f"recipe  changed from here on: {changes}")
     run = _prepare(spec, recipe or recorded, folder, console)
-    if (folder / CHECKPOINT).is_file():
+    if exists(folder):
         run.restore()
-    if recipe is not None and recipe != recorded:
+    if recipe is not None and recipe != recorded and is_main():
         (folder / RECIPE).write_text(dumps(recipe), encoding="utf-8")
     return run
 
 
 def _prepare(spec: str, recipe: Recipe, folder: Path, console: Console) -> Run:
-    splits = _load(spec, recipe.data, console)
-    _refuse_other_data(folder, splits)
-    torch.manual_seed(recipe.seed)
-    model, header = build(recipe, splits, lambda line: say(console, line))
+    if recipe.objective == "linear-probe" and world_size() > 1:
+        raise ValueError("linear-probe is for one process\nhint: start it without torchrun")
+    with main_first():  # what it downloads or unpacks is there for the others
+        splits = _load(spec, recipe.data, console)
+        _refuse_other_data(folder, splits)
+        torch.manual_seed(recipe.seed)
+        model, header = build(recipe, splits, lambda line: say(console, line))
+    if recipe.data.batch_size == "auto":
+        recipe = with_batch_that_fits(recipe, model, splits, lambda line: say(console, line))
+        header = replace(header, card={**header.card, "recipe": dumps(recipe)})
     return Run(folder, recipe, splits, model, header, console)
 
 
@@ -194,9 +211,9 @@ def _complete(run: Run) -> TrainedRun:
     _announce(run)
     if run.recipe.objective == "linear-probe":
         probe(run)
-    elif run.state.step < run.stop:
+    elif not run.is_over:
         with stopping_on_signals() as stopping:
-            run.train(stopping)
+            conduct(run, stopping)
     else:
         run.console.print(f"{run.folder} is complete: nothing is left to train", highlight=False)
     return finish(run)
@@ -218,7 +235,7 @@ def _announce(run: Run) -> None:
         f"model   {run.header.card['model']}: {count_parameters(run.model):,} parameters, "
         f"{config.grid[0]}x{config.grid[1]} patches of {config.patch_size} pixels, {start}, "
         f"on {run.device}",
-        f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.batch_size} images"
+        f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.images_per_step} images"
         + (f", resumed at step {run.state.step:,}" if run.state.step else ""),
     ]
     for line in lines:

@@ -13,7 +13,7 @@ from tessera.checkpoint.artifact import write_atomically
 from tessera.evaluation.base import Measured
 from tessera.finishing import TrainedRun
 from tessera.recipe import Recipe
-from tessera.training.run import CHECKPOINT
+from tessera.training.state import exists
 
 SUMMARY = "folds.json"
 
@@ -46,7 +46,7 @@ def cross_validate(
         settings = replace(recipe, data=replace(recipe.data, folds=folds, fold=fold))
         place = folder / f"fold-{fold}"
         console.print(f"fold    {fold} of {folds}", highlight=False)
-        if resume and (place / CHECKPOINT).is_file():
+        if resume and exists(place):
             runs.append(resume_run(str(data), place, console=console))
         else:
             runs.append(start_run(str(data), settings, place, console=console))

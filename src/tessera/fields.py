@@ -36,8 +36,16 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
         matched, converted = _match(value, option)
         if matched:
             return converted
-    wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    wanted = " or ".join(_in_words(option) for option in (get_args(kind) if is_union else (kind,)))
     raise ValueError(f"{name} = {value!r} is of the wrong type\nhint: it wants {wanted}")
+
+
+def _in_words(kind: Any) -> str:
+    if kind is NoneType:
+        return "none"
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _match(value: Any, kind: Any) -> tuple[bool, Any]:

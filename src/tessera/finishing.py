@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from tessera.checkpoint.artifact import RUN_FILE, load_artifact
+from tessera.devices import is_main
 from tessera.evaluation.base import Measured
 from tessera.progress import say
 from tessera.recipe import dumps
@@ -35,11 +36,12 @@ class TrainedRun:
 
 def finish(run: Run) -> TrainedRun:
     """Measure the best model of the run and write the report."""
-    best = load_artifact(run.folder / RUN_FILE)
-    run.model.load_state_dict(best.model.state_dict())
+    run.model = load_artifact(run.folder / RUN_FILE).model.to(run.device)
     names: list[str] = [name for name in ("test", "val") if name in run.data.splits]
     results = {name: run.measure(name) for name in names}
     p = run.progress
+    if not is_main():
+        return TrainedRun(folder=run.folder, results=results, seconds=p.seconds)
     report = Report(
         title=f"{run.folder.name}: trained on {run.data.spec}",
         model=model_facts(run.model, run.header),

@@ -1,9 +1,7 @@
 """How a model is trained, as data: a typed tree that TOML files and flags narrow."""
 
 import json
-import math
 import tomllib
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -13,213 +11,17 @@ from typing import Any, Literal, TypeVar
 
 from tessera.config import ViTOverrides
 from tessera.fields import coerce
+from tessera.settings import AT_LEAST_1, POSITIVE, require
+from tessera.settings import Augment as Augment
+from tessera.settings import Data as Data
+from tessera.settings import Distill as Distill
+from tessera.settings import Optim as Optim
+from tessera.settings import Schedule as Schedule
 
 T = TypeVar("T")
 
-Policy = Literal[
-    "none",
-    "randaugment",
-    "randaugment-big-vision",
-    "randaugment-timm",
-    "trivialaugment",
-    "autoaugment-cifar",
-    "autoaugment-imagenet",
-    "three-augment",
-]
-
 DEFAULTS = {"digits": "digits"}
 """Shipped recipe by DATA; all else is photographs, fine-tuned or from scratch."""
-
-Rule = tuple[str, Callable[[Any], bool]]
-"""What is wanted of a value, in words and as a test, which NaN fails."""
-
-AT_LEAST_1: Rule = ("at least 1", lambda n: n >= 1)
-POSITIVE: Rule = ("greater than 0 and finite", lambda x: 0 < x < math.inf)
-NOT_NEGATIVE: Rule = ("at least 0 and finite", lambda x: 0 <= x < math.inf)
-SHARE: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
-SHARES: Rule = (
-    "a low and a high with 0 < low <= high <= 1",
-    lambda pair: 0 < pair[0] <= pair[1] <= 1,
-)
-RATIOS: Rule = (
-    "a low and a high with 0 < low <= high",
-    lambda pair: 0 < pair[0] <= pair[1] < math.inf,
-)
-
-
-def _require(table: Any, name: str, rule: Rule) -> None:
-    """Refuse, before a run, a value that would break it later; None is always fine."""
-    wanted, holds = rule
-    value = getattr(table, name.rpartition(".")[2])
-    if value is not None and not holds(value):
-        raise ValueError(f"{name}={value} must be {wanted}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Data:
-    """Which images are seen, and how many at a time."""
-
-    batch_size: int = 64
-    """Images per optimizer step, over all devices and micro-batches."""
-    micro_batch_size: int | None = None
-    """Images per forward pass; changes memory, never results. None is the whole batch."""
-    eval_batch_size: int = 256
-    """Images per forward pass when measuring."""
-    workers: int | None = None
-    """Processes that decode images; 0 is none, None fits the machine and the data."""
-    val_fraction: float = 0.15
-    """Share of the training images kept for validation where the data has no such split."""
-    folds: int | None = None
-    """Cut the training images into so many folds instead, one of which is validation."""
-    fold: int = 0
-    """Which of the folds that is, from 0."""
-    near_duplicates: bool | None = None
-    """Keep images that look alike on one side of that cut; None does so up to 20,000 images."""
-    exclude: str | None = None
-    """A CSV whose column ``image`` names images to leave out, such as the doctor's."""
-    crop: Literal["auto", "crop", "squash", "letterbox", "native"] = "auto"
-    """How evaluation makes images of any shape fit; auto does as the weights want it, else crop."""
-    balanced: bool = False
-    """Draw every class equally often, the images of rare ones again and again."""
-    bad_share: float = 0.05
-    """Share of images that may be unreadable: they are named and replaced; more ends the run."""
-
-    def __post_init__(self) -> None:
-        for name in ("data.batch_size", "data.micro_batch_size", "data.eval_batch_size"):
-            _require(self, name, AT_LEAST_1)
-        _require(self, "data.folds", ("at least 2", lambda n: n >= 2))
-        _require(self, "data.bad_share", SHARE)
-        if not 0 <= self.fold < (self.folds or 1):
-            raise ValueError(
-                f"data.fold={self.fold} must be at least 0 and below data.folds={self.folds}"
-            )
-        _require(self, "data.workers", NOT_NEGATIVE)
-        _require(self, "data.val_fraction", ("between 0 and 1", lambda x: 0 < x < 1))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Augment:
-    """What is done to a training image, and to no other."""
-
-    crop_scale: tuple[float, float] | None = None
-    """Share of the area that a random resized crop keeps (Szegedy et al., 2015); None: no crop."""
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    """Aspect ratios of that crop."""
-    flip: float = 0.0
-    """Probability of a left-right flip."""
-    shift: float = 0.0
-    """Largest translation, as a share of the side."""
-    rotate: float = 0.0
-    """Largest rotation, in degrees."""
-    zoom: float = 0.0
-    """Largest change of scale: 0.1 is between 1/1.1 and 1.1."""
-    policy: Policy = "none"
-    """Published mixture of operations on shape and colour; see docs/guides/data.md."""
-    num_ops: int = 2
-    """Operations that a RandAugment applies to an image."""
-    magnitude: float = 9.0
-    """Strength of a RandAugment; the scale is the policy's own, 10 is much."""
-    augreg: Literal["none", "light1", "light2", "medium1", "medium2", "strong1", "strong2"] = "none"
-    """A level of "How to train your ViT?" (Steiner et al., 2021): sets policy and mixup."""
-    color_jitter: float = 0.0
-    """Largest relative change of brightness, contrast and saturation."""
-    erasing: float = 0.0
-    """Probability that a rectangle is filled with noise (Zhong et al., 2020)."""
-    repeats: int = 1
-    """Versions of an image in the same stretch of batches (Hoffer et al., 2020)."""
-    mixup: float = 0.0
-    """Beta-distribution parameter of mixup (Zhang et al., 2018); 0 is off."""
-    cutmix: float = 0.0
-    """Beta-distribution parameter of cutmix (Yun et al., 2019); 0 is off."""
-    mix_prob: float = 1.0
-    """Share of the batches that are mixed at all."""
-    mix_switch: float = 0.5
-    """Where both are on, share of the mixed batches that get cutmix."""
-    on_device: bool = False
-    """Crop, flip, move and erase whole batches on the training device instead of image by image."""
-
-    def __post_init__(self) -> None:
-        for name in ("flip", "shift", "erasing", "mix_prob", "mix_switch"):
-            _require(self, f"augment.{name}", SHARE)
-        for name in ("rotate", "zoom", "mixup", "cutmix", "magnitude", "color_jitter"):
-            _require(self, f"augment.{name}", NOT_NEGATIVE)
-        for name in ("augment.num_ops", "augment.repeats"):
-            _require(self, name, AT_LEAST_1)
-        if self.augreg != "none" and (self.policy != "none" or self.mixup):
-            raise ValueError(
-                f"augment.augreg={self.augreg} sets policy and mixup, which are given as well"
-            )
-        if self.on_device and (self.policy, self.augreg, self.color_jitter) != ("none", "none", 0):
-            raise ValueError(
-                "augment.on_device knows crop, flip, moves and erasing, not policies or colours"
-            )
-        _require(self, "augment.crop_scale", SHARES)
-        _require(self, "augment.crop_ratio", RATIOS)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Optim:
-    """The optimizer and what surrounds it."""
-
-    name: Literal["adamw", "adam", "nadam", "radam", "sgd", "adafactor", "muon"] = "adamw"
-    """PyTorch's; muon orthogonalises the matrices of the blocks and leaves the rest to adamw."""
-    momentum: float = 0.9
-    """Of sgd and muon."""
-    nesterov: bool = False
-    """Look-ahead momentum, for sgd."""
-    lr: float = 1e-3
-    """Peak learning rate, as the optimizer sees it; never rescaled behind your back."""
-    weight_decay: float = 0.05
-    """Multiplied by the rate, and applied to matrices only: not to biases, norms and tokens."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running averages of the gradient and of its square."""
-    clip_grad_norm: float | None = 1.0
-    """Largest norm of the whole gradient; None is off."""
-    layer_decay: float = 1.0
-    """Factor on the rate from each block to the one below (Clark et al., 2020); 1 is off."""
-    ema_decay: float | None = None
-    """Average the weights over steps with this decay, and use the average; None is off."""
-    head_only_epochs: float = 0.0
-    """Passes at the beginning in which only the head learns, so that it is not the backbone that
-    follows a random head."""
-
-    def __post_init__(self) -> None:
-        _require(self, "optim.lr", POSITIVE)
-        _require(self, "optim.momentum", ("in [0, 1)", lambda x: 0 <= x < 1))
-        if self.nesterov and not self.momentum:
-            raise ValueError("optim.nesterov wants optim.momentum greater than 0")
-        _require(self, "optim.clip_grad_norm", POSITIVE)
-        for name in ("optim.weight_decay", "optim.head_only_epochs"):
-            _require(self, name, NOT_NEGATIVE)
-        _require(self, "optim.layer_decay", POSITIVE)
-        _require(self, "optim.ema_decay", SHARE)
-        each = ("in [0, 1), each", lambda pair: all(0 <= beta < 1 for beta in pair))
-        _require(self, "optim.betas", each)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """Learning rate over steps."""
-
-    epochs: float = 30.0
-    """Passes over the training images; steps are round(images / batch_size * epochs)."""
-    total_steps: int | None = None
-    """Optimizer steps; when given, epochs is not read."""
-    warmup_steps: int = 50
-    """Steps of linear growth from 0 to the peak; at most a fifth of all."""
-    shape: Literal["cosine", "linear", "constant", "rsqrt"] = "cosine"
-    """Way down from the peak; rsqrt falls with the root of the steps since warm-up began."""
-    cooldown_steps: int = 0
-    """Last steps of constant and rsqrt, in which the rate falls linearly to the final one."""
-    final_lr: float = 0.0
-    """Rate after the last step."""
-
-    def __post_init__(self) -> None:
-        _require(self, "schedule.epochs", POSITIVE)
-        _require(self, "schedule.total_steps", AT_LEAST_1)
-        for name in ("schedule.warmup_steps", "schedule.cooldown_steps"):
-            _require(self, name, NOT_NEGATIVE)
-        _require(self, "schedule.final_lr", NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,8 +37,14 @@ class Recipe:
     """Never use the network: take published weights from the cache or not at all."""
     seed: int = 0
     """Decides the first weights, the order of images, augmentation and dropout."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; auto is bfloat16 on a GPU that has it, and float32 elsewhere."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of matrix products; auto is bfloat16 on a GPU that has it, and float32 elsewhere. float16
+    scales the loss, so that small gradients do not vanish (Micikevicius et al., 2018)."""
+    compile: bool = False
+    """Let torch.compile build kernels for the model: a minute or two first, then faster steps."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes share, started by torchrun: ddp the gradients, fsdp the weights and
+    the optimizer's state as well."""
     device: str = "auto"
     """auto takes cuda, else mps, else cpu."""
     init: str = "paper"
@@ -244,6 +52,9 @@ class Recipe:
     objective: Literal["classify", "linear-probe"] = "classify"
     """classify trains by gradient; linear-probe fits the head alone, on features of the images as
     they are."""
+    loss: Literal["cross-entropy", "bce"] = "cross-entropy"
+    """Of classify: over all classes together, or binary for each class, summed over them (Beyer et
+    al., 2020; Steiner et al., 2021)."""
     label_smoothing: float = 0.0
     """Probability mass spread over all classes (Szegedy et al., 2016)."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -254,17 +65,23 @@ class Recipe:
     """Steps between two saved states, besides those at every look; None is at looks only."""
     eval_every: float = 1.0
     """Epochs between two looks at the validation images."""
+    patience: int | None = None
+    """Looks without a lower validation loss after which the run ends; None is never."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard as well, into the folder tensorboard of the run."""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
+    distill: Distill = field(default_factory=Distill)
     arch: ViTOverrides = field(default_factory=ViTOverrides)
 
     def __post_init__(self) -> None:
-        _require(self, "seed", ("at least 0 and below 2**64", lambda n: 0 <= n < 2**64))
-        _require(self, "eval_every", POSITIVE)
-        _require(self, "save_every", AT_LEAST_1)
-        _require(self, "label_smoothing", ("in [0, 1)", lambda x: 0 <= x < 1))
+        require(self, "seed", ("at least 0 and below 2**64", lambda n: 0 <= n < 2**64))
+        require(self, "eval_every", POSITIVE)
+        require(self, "save_every", AT_LEAST_1)
+        require(self, "patience", AT_LEAST_1)
+        require(self, "label_smoothing", ("in [0, 1)", lambda x: 0 <= x < 1))
 
 
 def shipped() -> dict[str, Path]:
@@ -362,15 +179,29 @@ def dumps(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
+HARDWARE = {
+    "compile",
+    "data.eval_batch_size",
+    "data.micro_batch_size",
+    "data.workers",
+    "device",
+    "grad_checkpointing",
+    "offline",
+    "parallel",
+    "tensorboard",
+}
+"""Settings that a run may be resumed with any value of: they change nothing but rounding."""
+
+
 def difference(old: Recipe, new: Recipe) -> str:
-    """Name the settings that differ, as they stand in the recipe file."""
+    """Name the settings that differ, as they stand in the recipe file, but for ``HARDWARE``."""
     before, after = (tomllib.loads(dumps(r)) for r in (old, new))
     flat: list[dict[str, Any]] = []
     for tree in (before, after):
         tables = {k: v for k, v in tree.items() if isinstance(v, dict)}
         inner = {f"{t}.{k}": v for t, table in tables.items() for k, v in table.items()}
         flat.append({**{k: v for k, v in tree.items() if k not in tables}, **inner})
-    keys = sorted(set(flat[0]) | set(flat[1]))
+    keys = sorted((set(flat[0]) | set(flat[1])) - HARDWARE)
     changed = [k for k in keys if flat[0].get(k) != flat[1].get(k)]
     return ", ".join(f"{k} was {flat[0].get(k)}, now {flat[1].get(k)}" for k in changed)
 

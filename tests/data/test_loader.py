@@ -15,16 +15,9 @@ from PIL import Image
 
 from tessera.data.dataset import Dataset
 from tessera.data.images import ImageError
-from tessera.data.loader import (
-    Batch,
-    StepSampler,
-    Unreadable,
-    balancing,
-    eval_batches,
-    train_batches,
-    worker_count,
-)
+from tessera.data.loader import Batch, Unreadable, eval_batches, train_batches, worker_count
 from tessera.data.preprocessing import Preprocessing
+from tessera.data.sampling import StepSampler, balancing
 from tessera.data.stored import ImageArrays, ImageFiles
 from tessera.recipe import Augment, Data, Recipe
 
@@ -120,12 +113,12 @@ def test_a_batch_holds_normalised_images_labels_and_soft_targets_where_mixed(
     folder: Dataset,
 ) -> None:
     plain, mixed = train(folder, recipe(0))[0], train(folder, recipe(0, mixup=0.3))[0]
-    assert set(plain) == {"image", "label"}
+    assert set(plain) == {"image", "label", "row"}
     assert plain["image"].shape == (4, 3, 16, 16)
     assert plain["image"].dtype == torch.float32
     assert plain["image"].min() >= -1
     assert plain["image"].max() <= 1
-    assert set(mixed) == {"image", "label", "target"}
+    assert set(mixed) == {"image", "label", "row", "target"}
     assert mixed["target"].shape == (4, 2)
     assert torch.equal(mixed["label"], plain["label"])
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from tessera import recipe
+from tessera import settings as tables
 from tessera.data import policies
 from tessera.data.image_ops import (
     BIG_VISION,
@@ -296,7 +297,7 @@ def test_augreg_levels_are_the_published_ones() -> None:
 
 
 def test_the_recipe_knows_every_policy_and_every_level() -> None:
-    assert {"none", *POLICIES} == set(get_args(recipe.Policy))
+    assert {"none", *POLICIES} == set(get_args(tables.Policy))
     levels = get_args(recipe.Augment.__annotations__["augreg"])
     assert list(levels) == list(AUGREG_LEVELS)
 

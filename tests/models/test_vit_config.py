@@ -12,6 +12,7 @@ from tessera.config import ViTConfig
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.nn.block import ACTIVATIONS, Block, Mlp
+from tessera.nn.noise import Dropout
 from tessera.nn.pos_embed import POS_EMBEDS, Rope2d
 
 CONFIGS = st.fixed_dictionaries(
@@ -110,11 +111,11 @@ def test_every_number_of_a_config_reaches_its_part() -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm | nn.RMSNorm)]
     assert len(norms) == 2 * 4 + 3  # two and one for each of q and k in a block; first, last, pool
     assert all(isinstance(norm, nn.RMSNorm) and norm.eps == 0.25 for norm in norms)
-    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.0, 0.1}  # pool: 0
+    assert {m.rate for m in model.modules() if isinstance(m, Dropout)} == {0.0, 0.1, 0.2}  # pool: 0
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        assert block.attn.attn_drop == 0.2
+        assert block.attn.attn_drop.rate == 0.2
         assert shapes[f"blocks.{i}.attn.qkv.weight"] == (3 * 2 * 8, 32)
         assert f"blocks.{i}.attn.qkv.bias" not in shapes
         assert shapes[f"blocks.{i}.mlp.w12.weight"] == (2 * 24, 32)

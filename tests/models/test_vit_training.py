@@ -98,7 +98,8 @@ def test_drop_path_grows_linearly_from_zero(depth: int, rates: list[float]) -> N
     found = []
     for block in mu(depth=depth, drop_path_rate=0.3).blocks:
         assert isinstance(block, Block)
-        found.append(block.drop_path.rate)
+        assert block.drop_path1.rate == block.drop_path2.rate
+        found.append(block.drop_path1.rate)
     assert found == pytest.approx(rates)
 
 

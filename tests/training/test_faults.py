@@ -123,11 +123,11 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_where_an_unbroken_one_doe
         torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
         for folder in (whole, broken)
     ]
-    assert states[0]["step"] == states[1]["step"] == 400
-    for name, tensor in states[0]["objective"].items():
-        assert torch.equal(tensor, states[1]["objective"][name]), name
-    for name, tensor in states[0]["ema"]["average"].items():
-        assert torch.equal(tensor, states[1]["ema"]["average"][name]), name
+    assert states[0]["numbers"]["step"] == states[1]["numbers"]["step"] == 400
+    names = list(states[0]["tensors"])
+    assert {name.partition("/")[0] for name in names} == {"objective", "average", "optimizer"}
+    for name, tensor in states[0]["tensors"].items():
+        assert torch.equal(tensor, states[1]["tensors"][name]), name
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (whole, broken))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -150,7 +150,7 @@ def test_sigterm_saves_and_ends_well_and_the_run_goes_on(tmp_path: Path) -> None
     assert "stopped by SIGTERM" in text
     assert "--resume" in text
     assert "Traceback" not in text
-    step = torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"]
+    step = torch.load(out / "checkpoints" / "last.pt", weights_only=True)["numbers"]["step"]
     assert 0 < step < 4000
     again = tessera.train(
         "digits",
@@ -207,7 +207,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Mo
         small(tmp_path / "run")
     assert str(tmp_path / "run") in str(caught.value)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
-    assert state["step"] == 6, "the last one that is whole"
+    assert state["numbers"]["step"] == 6, "the last one that is whole"
     assert not list((tmp_path / "run" / "checkpoints").glob("*.part"))
     monkeypatch.undo()
     again = tessera.train("digits", out=tmp_path / "run", resume=True)
@@ -281,7 +281,8 @@ def test_a_changed_recipe_needs_the_word_of_the_user(
     assert "--override" in message
     assert main([*flags, "--schedule.total-steps", "6", "--override"]) == 0
     assert "changed from here on" in capsys.readouterr().err
-    assert torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["step"] == 6
+    saved = torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)
+    assert saved["numbers"]["step"] == 6
     assert main(flags) == 0, "what was overridden is the run's recipe now"
     assert "complete" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import tessera
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
-from tessera.optim.ema import Ema
+from tessera.optim.ema import Average
 from tessera.optim.groups import layer_of, parameter_groups
 
 SMALL: dict[str, Any] = {
@@ -92,9 +92,10 @@ def test_the_backbone_learns_after_that(start: Path, tmp_path: Path) -> None:
     run = tessera.train(
         data, recipe="digits", weights=str(start), out=tmp_path / "run", overrides=changes
     )
-    last = torch.load(run.folder / "checkpoints/last.pt", weights_only=True)["objective"]
+    last = torch.load(run.folder / "checkpoints/last.pt", weights_only=True)["tensors"]
     before = load_file(start / "model.safetensors")
-    assert not torch.equal(last["model.blocks.0.mlp.fc1.weight"], before["blocks.0.mlp.fc1.weight"])
+    name = "blocks.0.mlp.fc1.weight"
+    assert not torch.equal(last[f"objective/model.{name}"], before[name])
 
 
 def test_what_cannot_differ_from_the_weights_is_refused(start: Path, tmp_path: Path) -> None:
@@ -146,15 +147,15 @@ def test_the_average_follows_the_weights() -> None:
     model = torch.nn.Linear(2, 1)
     with torch.no_grad():
         model.weight.fill_(0.0)
-    ema = Ema(model, 0.9)
+    average = Average(model, 0.9)
     with torch.no_grad():
         model.weight.fill_(1.0)
     expected = 0.0
     for step in range(200):
-        ema.update(model)
+        average.update(model, step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay)
-    torch.testing.assert_close(ema.average["weight"], torch.full((1, 2), expected))
+    torch.testing.assert_close(average.weights["weight"], torch.full((1, 2), expected))
     assert expected > 0.99
 
 
@@ -166,8 +167,8 @@ def test_averaged_weights_are_what_is_saved_and_survive_a_resume(
     changes = {**SMALL, "optim.ema_decay": 0.9}
     whole = tessera.train("digits", out=tmp_path / "whole", overrides=changes)
     last = torch.load(whole.folder / "checkpoints/last.pt", weights_only=True)
-    average = last["ema"]["average"]["model.head.weight"]
-    assert not torch.equal(average, last["objective"]["model.head.weight"])
+    average = last["tensors"]["average/model.head.weight"]
+    assert not torch.equal(average, last["tensors"]["objective/model.head.weight"])
     assert torch.equal(average, load_file(whole.model)["head.weight"])
 
     save = module.Run.save

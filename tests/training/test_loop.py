@@ -5,21 +5,25 @@ import torch
 from torch import Tensor
 
 from tessera.data.loader import Batch
+from tessera.devices import pick_device
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.objectives.classify import Classify
-from tessera.optim.optimizers import make_optimizer
 from tessera.recipe import Data, Optim, Recipe
-from tessera.training.loop import Metrics, TrainState, pick_device, step_seed, train, train_step
+from tessera.training.loop import Metrics, TrainState, step_seed, train, train_step
+from tessera.training.loop import make_state as make_fresh
 
 CPU = torch.device("cpu")
 
 
-def make_state(seed: int = 0, drop_rate: float = 0.0, lr: float = 3e-3) -> TrainState:
+def make_state(
+    seed: int = 0, drop_rate: float = 0.0, lr: float = 3e-3, recipe: Recipe | None = None
+) -> TrainState:
     torch.manual_seed(seed)
     config = parse("vit_mu_patch16", img_size=32, num_classes=4, drop_rate=drop_rate)
     objective = Classify(ViT(config))
-    return TrainState(objective, make_optimizer(objective, Optim(lr=lr)))
+    recipe = recipe or Recipe(optim=Optim(lr=lr))
+    return make_fresh(objective, recipe, depth=1, stop=100)
 
 
 def make_batch(size: int = 8) -> Batch:

@@ -78,9 +78,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(
     name = "checkpoints/last.pt"
     one = torch.load(whole.folder / name, weights_only=True)
     two = torch.load(resumed.folder / name, weights_only=True)
-    assert one["step"] == two["step"] == 12
-    for key, tensor in one["objective"].items():
-        assert torch.equal(tensor, two["objective"][key])
+    assert one["numbers"]["step"] == two["numbers"]["step"] == 12
+    for key, tensor in one["tensors"].items():
+        assert torch.equal(tensor, two["tensors"][key])
     steps = [json.loads(r)["step"] for r in (resumed.folder / "log.jsonl").read_text().splitlines()]
     assert steps == [5, 10, 12]
 

@@ -55,8 +55,13 @@ class LoadedModel:
     path: Path
 
 
-def save_artifact(path: Path, model: ViT, header: Header) -> None:
+def save_artifact(
+    path: Path, model: ViT, header: Header, tensors: dict[str, Tensor] | None = None
+) -> None:
     """Write an artefact: beside its place first, synced, then renamed, so that none is ever half.
+
+    Args:
+        tensors: The model's, where it has only shares of them itself.
 
     Raises:
         ValueError: The class names do not fit the head.
@@ -70,7 +75,8 @@ def save_artifact(path: Path, model: ViT, header: Header) -> None:
         "task": header.task,
         "card": header.card,
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    found = model.state_dict() if tensors is None else tensors
+    tensors = {k: v.detach().cpu().contiguous() for k, v in found.items()}
     metadata = {"tessera": json.dumps(text)}
     write_atomically(path, lambda part: save_file(tensors, part, metadata=metadata))
 

@@ -74,6 +74,11 @@ def print_completion(verbs: dict[str, str], args: list[str]) -> int:
 
 
 def fail(error: Exception, code: int) -> int:
-    """Print a message to stderr and return the code."""
+    """Print a message to stderr, once for all processes of torchrun, and return the code."""
+    if "RANK" in os.environ:
+        from tessera.devices import says_first
+
+        if not says_first(str(error)):
+            return code
     print(f"error: {error}", file=sys.stderr)
     return code

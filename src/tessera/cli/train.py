@@ -62,11 +62,13 @@ class Arguments(Command):
         """Train."""
         from rich.console import Console
 
+        from tessera.devices import is_main, joined
         from tessera.training.faults import StoppedError
 
-        console = Console(stderr=True)
+        console = Console(stderr=True, quiet=not is_main())
         try:
-            self._run(console)
+            with joined(self.settings.device):
+                self._run(console)
         except StoppedError as stopped:
             if stopped.signal_name != "SIGTERM":
                 raise

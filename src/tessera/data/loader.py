@@ -1,4 +1,4 @@
-"""Batches as dicts of tensors; which images come when is a pure function of (seed, step)."""
+"""Batches as dicts of tensors, decoded by worker processes."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Sampler, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from tessera.data.augment import TrainTransform, at_level, upright_size
@@ -18,66 +18,16 @@ from tessera.data.device import DeviceTransform, WholeImage
 from tessera.data.images import ImageError, decoding, upright
 from tessera.data.mixing import mix
 from tessera.data.preprocessing import Preprocessing
-from tessera.data.splits import strata
+from tessera.data.sampling import WHOLE, Key, Part, image_rng, train_sampler
 from tessera.recipe import Recipe
 
 Batch = dict[str, Tensor]
 """image: float ``b c h w``, normalised; label: of the data's task; target: float ``b k``, where
-mixed; index: int ``b``, places in the data, in evaluation."""
-
-Key = tuple[int, int, int]
-"""Epoch, index and repetition of an image: all that its augmentation depends on, but the seed."""
+mixed; row: int ``b``, places in the step's whole batch, in training; index: int ``b``, places in
+the data, in evaluation."""
 
 SUBSTITUTES = 8
 """Other images that are tried in the place of one that cannot be read."""
-
-
-class StepSampler(Sampler[list[Key]]):
-    """Batches from one endless stream of shuffled passes over the images, by step number.
-
-    Step s holds places s * batch_size to (s + 1) * batch_size of the stream, so nothing is dropped
-    at the end of a pass, and a run that starts at step s sees what it would have seen.
-
-    Args:
-        weights: Chance of every image to be drawn, with replacement; None takes each once a pass.
-        repeats: How often an image stands in a row, each time with another augmentation.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        *,
-        seed: int,
-        start: int,
-        stop: int,
-        weights: np.ndarray | None = None,
-        repeats: int = 1,
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.start, self.stop = start, stop
-        self.weights, self.repeats = weights, repeats
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        order: dict[int, np.ndarray] = {}
-        for step in range(self.start, self.stop):
-            places = range(step * self.batch_size, (step + 1) * self.batch_size)
-            turns = [divmod(place, self.repeats) for place in places]
-            epochs = [turn // self.size for turn, _ in turns]
-            order = {e: order[e] if e in order else self._order(e) for e in set(epochs)}
-            yield [
-                (epoch, int(order[epoch][turn % self.size]), repeat)
-                for epoch, (turn, repeat) in zip(epochs, turns, strict=True)
-            ]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, epoch))
-        if self.weights is None:
-            return rng.permutation(self.size)
-        return rng.choice(self.size, self.size, p=self.weights)
 
 
 @dataclass
@@ -149,6 +99,8 @@ class _Collated:
 
     stacks: list[tuple[Tensor, Tensor]]
     errors: dict[int, str]
+    places: list[int]
+    """Of the images that could be read, in the batch; keys and sizes are theirs as well."""
     keys: list[Key]
     sizes: list[tuple[int, int]]
 
@@ -201,24 +153,6 @@ class _EvalImages(TorchDataset[_Item]):
             return _Item(index, None, {index: str(error)})
 
 
-def image_rng(seed: int, key: Key) -> np.random.Generator:
-    """Return the numbers that decide how an image is augmented."""
-    return np.random.default_rng((seed, *key))
-
-
-def train_sampler(data: Dataset, recipe: Recipe, *, start: int, stop: int) -> StepSampler:
-    """Return which images come in steps ``start`` to ``stop`` - 1."""
-    return StepSampler(
-        len(data),
-        recipe.data.batch_size,
-        seed=recipe.seed,
-        start=start,
-        stop=stop,
-        weights=balancing(data) if recipe.data.balanced else None,
-        repeats=recipe.augment.repeats,
-    )
-
-
 def train_batches(
     data: Dataset,
     preprocessing: Preprocessing,
@@ -229,17 +163,21 @@ def train_batches(
     device: torch.device,
     unreadable: Unreadable | None = None,
     held: Held | None = None,
+    part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """Yield the training batches of steps ``start`` to ``stop`` - 1, augmented, on the device.
 
     An image that cannot be read is noted, and another one takes its place.
+
+    Args:
+        part: Yield only the rows of one process, which are the same images as without it.
 
     Raises:
         ImageError: More images cannot be read than the recipe allows.
     """
     unreadable = unreadable or Unreadable(data, recipe.data.bad_share)
     augment = at_level(recipe.augment)
-    sampler = train_sampler(data, recipe, start=start, stop=stop)
+    sampler = train_sampler(data, recipe, start=start, stop=stop, part=part)
     kind = WholeImage if augment.on_device else TrainTransform
     images = _TrainImages(data, kind(preprocessing, augment), recipe.seed, held)
     on_device = DeviceTransform(preprocessing, augment)
@@ -264,7 +202,8 @@ def train_batches(
             image = on_device(pixels, items.sizes, rngs)
         else:
             image = preprocessing.normalise(pixels)
-        batch = {"image": image, "label": labels[index].to(device)}
+        rows = torch.tensor(sampler.rows)[items.places]
+        batch = {"image": image, "label": labels[index].to(device), "row": rows}
         if augment.mixup or augment.cutmix:
             rng = np.random.default_rng((recipe.seed, step))
             batch["image"], batch["target"] = mix(
@@ -281,6 +220,7 @@ def eval_batches(
     workers: int | None,
     device: torch.device,
     unreadable: Unreadable | None = None,
+    part: Part = WHOLE,
 ) -> Iterator[Batch]:
     """Yield every image once, prepared as for prediction; the batch's ``index`` says which.
 
@@ -290,6 +230,7 @@ def eval_batches(
     Args:
         unreadable: Where images are noted that cannot be read, which are then left out; None
             allows no such image.
+        part: Yield only every n-th image, so that n processes have each of them once.
 
     Raises:
         ImageError: More images cannot be read than are allowed.
@@ -297,6 +238,7 @@ def eval_batches(
     unreadable = unreadable or Unreadable(data, 0.0)
     loader = DataLoader(
         _EvalImages(data, preprocessing),
+        sampler=range(part[0], len(data), part[1]),
         batch_size=batch_size,
         num_workers=worker_count(data, workers),
         worker_init_fn=_one_thread,
@@ -310,13 +252,6 @@ def eval_batches(
         for index, pixels in items.stacks:
             images = preprocessing.normalise(pixels.to(device, non_blocking=True))
             yield {"image": images, "label": labels[index].to(device), "index": index}
-
-
-def balancing(data: Dataset) -> np.ndarray:
-    """Return the chance of every image such that all classes are drawn equally often."""
-    numbers = strata(data.labels, data.task)
-    chance = 1 / np.bincount(numbers)[numbers]
-    return chance / chance.sum()
 
 
 def as_targets(labels: Tensor, data: Dataset) -> Tensor:
@@ -355,8 +290,9 @@ def _collate(items: list[_Item]) -> _Collated:
         )
         for group in by_size.values()
     ]
-    good = [item for item in items if item.pixels is not None]
-    return _Collated(stacks, errors, [item.key for item in good], [item.size for item in good])
+    places = [place for place, item in enumerate(items) if item.pixels is not None]
+    keys, sizes = [items[i].key for i in places], [items[i].size for i in places]
+    return _Collated(stacks, errors, places, keys, sizes)
 
 
 def _one_thread(worker: int) -> None:

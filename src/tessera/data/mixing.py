@@ -1,9 +1,12 @@
-"""Mixup and cutmix: batches in which every image is blended with another one."""
+"""Mixup and cutmix: batches in which every image is blended with another one.
+
+The partner of image i is the i-th from the end. Batches are in random order, so that is as good as
+a draw, and the parts of a batch that several processes hold can be cut so that partners meet.
+"""
 
 import math
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,14 +41,13 @@ def mixup(
     alpha: float,
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-    """Blend every image with another of the batch (Zhang et al., 2018), one weight a batch.
+    """Blend every image with its partner (Zhang et al., 2018), one weight a batch.
 
     Returns:
         Images, and targets with the same weights.
     """
     weight = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(images.shape[0])).to(images.device)
-    return images.lerp(images[order], 1 - weight), targets.lerp(targets[order], 1 - weight)
+    return images.lerp(images.flip(0), 1 - weight), targets.lerp(targets.flip(0), 1 - weight)
 
 
 def cutmix(
@@ -54,7 +56,7 @@ def cutmix(
     alpha: float,
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-    """Replace a box of every image by that of another one (Yun et al., 2019), one box a batch.
+    """Replace a box of every image by that of its partner (Yun et al., 2019), one box a batch.
 
     Returns:
         Images, and targets weighted by the areas that are left after the box is cut at the edges.
@@ -63,10 +65,9 @@ def cutmix(
     side = math.sqrt(1 - float(rng.beta(alpha, alpha)))
     cut_h, cut_w = int(height * side), int(width * side)
     y, x = int(rng.integers(height)), int(rng.integers(width))
-    order = torch.from_numpy(rng.permutation(images.shape[0])).to(images.device)
     top, bottom = max(y - cut_h // 2, 0), min(y + cut_h // 2, height)
     left, right = max(x - cut_w // 2, 0), min(x + cut_w // 2, width)
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images[order][..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
     share = (bottom - top) * (right - left) / (height * width)
-    return mixed, targets.lerp(targets[order], share)
+    return mixed, targets.lerp(targets.flip(0), share)

@@ -12,6 +12,7 @@ from tessera.config import ViTConfig
 from tessera.models.variants import parse
 from tessera.nn.block import Block, BlockSpec
 from tessera.nn.init import initialise
+from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
 from tessera.nn.patch_embed import ConvPatchEmbed, Grid, LinearPatchEmbed, grid_of
 from tessera.nn.pool import AttentionPool
@@ -55,7 +56,7 @@ class ViT(nn.Module):
         self.dist_token = _tokens(int(c.dist_token), c.embed_dim)
         self.register_tokens = _tokens(c.num_registers, c.embed_dim)
         self.pos_embed = make_pos_embed(c.pos_embed, _pos_spec(c))
-        self.pos_drop = nn.Dropout(c.drop_rate)
+        self.pos_drop = Dropout(c.drop_rate)
         embed_norm = make_norm(c.norm, c.embed_dim, c.norm_eps) if c.embed_norm else nn.Identity()
         self.embed_norm = embed_norm
         spec = _block_spec(c)
@@ -95,12 +96,19 @@ class ViT(nn.Module):
         With a head for the distillation token, the mean of both (Touvron et al., 2021, "Training
         data-efficient image transformers", section 4).
         """
+        logits, taught = self.forward_heads(tokens)
+        return logits if taught is None else (logits + taught) / 2
+
+    def forward_heads(
+        self, tokens: Tokens
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"] | None]:
+        """Return the logits of the head, and of the distillation token's where there is one."""
         logits = self.head(self._represent(self.pool(tokens)))
-        if self.config.dist_head:
-            taught = tokens.dist[:, 0]
-            taught = self.norm(taught) if self.config.final_norm == "pooled" else taught
-            logits = (logits + self.head_dist(taught)) / 2
-        return logits
+        if not self.config.dist_head:
+            return logits, None
+        taught = tokens.dist[:, 0]
+        taught = self.norm(taught) if self.config.final_norm == "pooled" else taught
+        return logits, self.head_dist(taught)
 
     def pool(self, tokens: Tokens) -> Float[Tensor, "b d"]:
         """Reduce an image's tokens to one vector: the embedding of the image."""

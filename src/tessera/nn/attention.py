@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
 from tessera.nn.pos_embed import Rotation
 
@@ -41,20 +42,22 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attn_drop = attn_drop
+        self.attn_drop = Dropout(attn_drop)
         inner = num_heads * head_dim
         self.qkv = nn.Linear(dim, 3 * inner, bias=qkv_bias)
         self.q_norm = make_norm(norm, head_dim, norm_eps) if qk_norm else nn.Identity()
         self.k_norm = make_norm(norm, head_dim, norm_eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(inner, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+        self.proj_drop = Dropout(proj_drop)
 
     def forward(
         self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
     ) -> Float[Tensor, "b t d"]:
         q, k, v = self._qkv(x, rotation)
-        drop = self.attn_drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # equations 6 and 7
+        if self.training and self.attn_drop.rate:  # the kernel's own masks know no rows
+            x = self.attn_drop(_weights(q, k)) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v)  # equations 6 and 7
         return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
 
     def weights(
@@ -62,7 +65,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b h t t"]:
         """Return A = softmax(q k^T / sqrt(D_h)), equation 6, without dropout; rows sum to 1."""
         q, k, _ = self._qkv(x, rotation)
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return _weights(q, k)
 
     def _qkv(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``b h t e``: equation 5."""
@@ -73,3 +76,8 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotation.turn(q), rotation.turn(k)
         return q, k, v
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """Equation 6."""
+    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)

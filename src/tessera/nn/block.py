@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tessera.nn.attention import Attention
+from tessera.nn.noise import Dropout, Noisy
 from tessera.nn.norm import make_norm
 from tessera.nn.pos_embed import Rotation
 
@@ -35,11 +36,12 @@ class Mlp(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.fc1 = nn.Linear(dim, hidden_dim)
+        self.drop1 = Dropout(drop)
         self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop2 = Dropout(drop)
 
     def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
-        return self.drop(self.fc2(self.drop(self.activation(self.fc1(x)))))
+        return self.drop2(self.fc2(self.drop1(self.activation(self.fc1(x)))))
 
 
 class SwiGlu(nn.Module):
@@ -51,12 +53,13 @@ class SwiGlu(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
         super().__init__()
         self.w12 = nn.Linear(dim, 2 * hidden_dim)
+        self.drop1 = Dropout(drop)
         self.w3 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
+        self.drop2 = Dropout(drop)
 
     def forward(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.drop(self.w3(self.drop(F.silu(gate) * value)))
+        return self.drop2(self.w3(self.drop1(F.silu(gate) * value)))
 
 
 def make_mlp(kind: str, dim: int, hidden_dim: int, *, drop: float = 0.0) -> Mlp | SwiGlu:
@@ -83,7 +86,7 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class DropPath(nn.Module):
+class DropPath(Noisy):
     """Stochastic depth per sample (Huang et al., 2016): skip a branch, with probability ``rate``.
 
     In training the branch is multiplied by b / (1 - rate), b ~ Bernoulli(1 - rate) for each
@@ -97,8 +100,8 @@ class DropPath(nn.Module):
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         if not self.training or self.rate == 0:
             return x
-        keep = 1 - self.rate
-        return x * x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+        kept = self.uniform(x, 1) >= self.rate
+        return x * kept.view(-1, 1, 1).to(x.dtype).div_(1 - self.rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,13 +147,14 @@ class Block(nn.Module):
         self.norm2 = make_norm(spec.norm, spec.dim, spec.norm_eps)
         self.mlp = make_mlp(spec.mlp, spec.dim, spec.mlp_dim, drop=spec.drop)
         self.ls2 = _layer_scale(spec)
-        self.drop_path = DropPath(drop_path)  # without state, so one serves both branches
+        self.drop_path1 = DropPath(drop_path)
+        self.drop_path2 = DropPath(drop_path)
 
     def forward(
         self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
     ) -> Float[Tensor, "b t d"]:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rotation)))  # equation 2
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # equation 3
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation)))  # equation 2
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))  # equation 3
 
     def attention_weights(
         self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None

@@ -3,25 +3,43 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera.data.dataset import Dataset
+from tessera.models.vit import ViT
 from tessera.objectives.base import Objective
-from tessera.objectives.classify import Classify
+from tessera.objectives.classify import Classify, LabelLoss
+from tessera.objectives.distill import Distill, Teacher
 from tessera.objectives.multilabel import MultiLabel
 from tessera.objectives.regress import Regress
 from tessera.recipe import Recipe
 
 
-def make_objective(model: nn.Module, data: Dataset, recipe: Recipe) -> Objective:
-    """Return the objective for the task of the training images."""
+def make_objective(
+    model: ViT, data: Dataset, recipe: Recipe, teacher: Teacher | None = None
+) -> Objective:
+    """Return the objective for the task of the training images.
+
+    Raises:
+        ValueError: The recipe asks for what is not defined for that task.
+    """
+    if data.task != "classify" and (recipe.loss != "cross-entropy" or teacher is not None):
+        what = "loss" if teacher is None else "distill.teacher"
+        raise ValueError(
+            f"{what} is for one class an image, and the labels are of the task {data.task}\n"
+            f"hint: leave --{what} out"
+        )
     if data.task == "regress":
         values = data.labels.astype(np.float64)
         return Regress(model, mean=float(values.mean()), std=float(values.std()) or 1.0)
     weights = class_weights(data) if recipe.class_weights == "balanced" else None
     if data.task == "multilabel":
         return MultiLabel(model, label_smoothing=recipe.label_smoothing, class_weights=weights)
-    return Classify(model, label_smoothing=recipe.label_smoothing, class_weights=weights)
+    smoothing = recipe.label_smoothing
+    labels = LabelLoss(recipe.loss, label_smoothing=smoothing, class_weights=weights)
+    if teacher is None:
+        return Classify(model, labels)
+    return Distill(model, labels, teacher, recipe.distill)
 
 
 def class_weights(data: Dataset) -> Float[Tensor, " k"]:

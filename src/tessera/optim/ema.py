@@ -1,35 +1,36 @@
 """An average of the weights over the steps of training."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-class Ema:
-    """Exponential moving average of a model's weights (Polyak and Juditsky, 1992).
+class Average:
+    """Average of a model's weights over steps (Polyak and Juditsky, 1992).
 
-    Early on the decay is (1 + t) / (10 + t), so that the first weights are soon forgotten.
+    With a decay it is exponential. Early on that decay is (1 + t) / (10 + t), so that the first
+    weights are soon forgotten. Without one it is the plain mean.
 
     Args:
-        decay: Share of the average that a step keeps, in the long run.
+        decay: Share of the average that a step keeps, in the long run; None for the plain mean.
+        start: Step from which on weights count, from 0.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float | None, *, start: int = 0) -> None:
+        self.decay, self.start = decay, start
         self.steps = 0
-        self.average = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self.weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model by one step."""
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards the model after a step, counted from 0."""
+        if step < self.start:
+            return
+        mean = self.steps / (1 + self.steps)
+        keep = mean if self.decay is None else min(self.decay, _early(self.steps))
         self.steps += 1
         for name, tensor in model.state_dict().items():
-            self.average[name].lerp_(tensor, 1 - decay)
+            self.weights[name].lerp_(tensor, 1 - keep)
 
-    def state(self) -> dict[str, int | dict[str, Tensor]]:
-        """Return all that ``restore`` needs."""
-        return {"steps": self.steps, "average": self.average}
 
-    def restore(self, steps: int, average: dict[str, Tensor]) -> None:
-        """Go on from what ``state`` returned."""
-        self.steps, self.average = steps, average
+def _early(steps: int) -> float:
+    return (1 + steps) / (10 + steps)

@@ -29,6 +29,11 @@ class Together(Optimizer):
         """All groups, which share the dictionaries of the parts."""
         return [group for part in self.parts for group in part.param_groups]
 
+    @property
+    def state(self) -> dict[Tensor, Any]:  # type: ignore[override]
+        """What the parts remember of every parameter."""
+        return {p: state for part in self.parts for p, state in part.state.items()}
+
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step with each."""
         for part in self.parts:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from tessera.devices import world_size
+
 PACKAGES = ("tessera-vit", "torch", "numpy", "pillow", "safetensors", "scikit-learn")
 
 
@@ -23,6 +25,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": _device_name(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": world_size(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _commit(),
         "command": " ".join(["tessera", *sys.argv[1:]]) if _is_command() else "python",

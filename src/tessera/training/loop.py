@@ -6,12 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tessera.data.loader import Batch
+from tessera.devices import pick_device as pick_device
+from tessera.devices import sum_over_all, world_size
 from tessera.errors import RunError
+from tessera.nn.noise import key_noise
 from tessera.objectives.base import Objective
-from tessera.optim.ema import Ema
+from tessera.optim.ema import Average
+from tessera.optim.optimizers import make_optimizer
+from tessera.optim.sam import uphill
 from tessera.recipe import Recipe
+from tessera.training.parallel import Engine, make_engine
+from tessera.training.state import Parts
 
 Metrics = dict[str, Tensor]
 """Named scalars of a step, on the device until somebody reads them."""
@@ -27,10 +35,42 @@ class TrainState:
 
     objective: Objective
     optimizer: torch.optim.Optimizer
+    engine: Engine
+    scaler: torch.amp.GradScaler
+    """Scales the loss of float16, and does nothing in other precisions."""
     step: int = 0
     """Steps taken so far."""
-    ema: Ema | None = None
+    average: Average | None = None
     """Average of the weights, which is then what is measured and saved."""
+
+    @property
+    def parts(self) -> Parts:
+        """Whatever has tensors that are saved."""
+        return Parts(self.objective, self.optimizer, self.average)
+
+
+def make_state(objective: Objective, recipe: Recipe, *, depth: int, stop: int) -> TrainState:
+    """Return the state before the first step.
+
+    Args:
+        objective: On the device where it is to learn.
+        depth: Blocks of the model, which learn at rates of their own with layer-wise decay.
+        stop: Steps of the whole run.
+    """
+    optim = recipe.optim
+    engine = make_engine(objective, recipe)  # before the optimizer, which is for what it leaves
+    device = next(objective.parameters()).device
+    state = TrainState(
+        objective,
+        make_optimizer(objective, optim, depth=depth),
+        engine,
+        torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16"),
+    )
+    if optim.ema_decay is not None:
+        state.average = Average(objective, optim.ema_decay)
+    if optim.average_from is not None:
+        state.average = Average(objective, None, start=round(optim.average_from * stop))
+    return state
 
 
 Action = Callable[[TrainState, Metrics], None]
@@ -65,31 +105,55 @@ def train_step(
 ) -> Metrics:
     """Take one optimizer step.
 
-    Dropout and stochastic depth draw from a generator seeded by (recipe.seed, step), so a step
-    depends on nothing but the state it starts from.
+    Dropout and stochastic depth draw numbers that depend on (recipe.seed, step, image) alone, so a
+    step depends on nothing but the state it starts from, however its batch is cut into parts.
+
+    Args:
+        batch: Of the whole step, or the part of it that this process has.
     """
     torch.manual_seed(step_seed(recipe.seed, state.step))
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     state.optimizer.zero_grad(set_to_none=True)
-    metrics: Metrics = {}
-    for micro in _split(batch, recipe.data.micro_batch_size):
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16(recipe, device)):
-            losses = state.objective(micro)
-        share = _size(micro) / _size(batch)
-        (losses["loss"] * share).backward()
-        for name, value in losses.items():
-            metrics[name] = (
-                metrics.get(name, torch.zeros((), device=device)) + value.detach() * share
-            )
+    metrics = _gradients(state, batch, recipe, device)
+    if recipe.optim.sam_rho:
+        with uphill(state.objective.parameters(), recipe.optim.sam_rho):
+            state.optimizer.zero_grad(set_to_none=True)
+            _gradients(state, batch, recipe, device)
+    state.scaler.unscale_(state.optimizer)
     max_norm = recipe.optim.clip_grad_norm or float("inf")
-    metrics["grad_norm"] = nn.utils.clip_grad_norm_(state.objective.parameters(), max_norm)
-    state.optimizer.step()
-    if state.ema is not None:
-        state.ema.update(state.objective)
+    norm = nn.utils.clip_grad_norm_(state.objective.parameters(), max_norm)
+    metrics["grad_norm"] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.objective, state.step)
     state.objective.after_step(state.step)
     state.step += 1
     return metrics
+
+
+def _gradients(state: TrainState, batch: Batch, recipe: Recipe, device: torch.device) -> Metrics:
+    """Run forward and backward over the micro-batches; return means over the whole batch."""
+    seed = step_seed(recipe.seed, state.step)
+    batch = {"row": torch.arange(_size(batch)), **batch}
+    total = recipe.data.images_per_step if world_size() > 1 else _size(batch)
+    metrics: Metrics = {}
+    micros = list(_split(batch, recipe.data.micro_batch_size))
+    precision = autocast_type(recipe, device)
+    for i, micro in enumerate(micros):
+        key_noise(state.objective, seed, micro["row"])
+        share = _size(micro) / total
+        with state.engine.sharing(last=i == len(micros) - 1):
+            with torch.autocast(device.type, precision, enabled=precision is not None):
+                losses = state.engine.forward(micro)
+            # Engines share the mean over processes; the sum is what makes up the batch.
+            state.scaler.scale(losses["loss"] * (share * world_size())).backward()
+        for name, value in losses.items():
+            before = metrics.get(name, torch.zeros((), device=device))
+            metrics[name] = before + value.detach().float() * share
+    values = sum_over_all(torch.stack(list(metrics.values())))
+    return dict(zip(metrics, values.unbind(), strict=True))
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -97,28 +161,15 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
 
 
-def use_bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    """Decide ``precision="auto"``: bfloat16 on a CUDA device that computes in it."""
-    if recipe.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return recipe.precision == "bfloat16"
+def autocast_type(recipe: Recipe, device: torch.device) -> torch.dtype | None:
+    """Return the type of matrix products, None for float32.
 
-
-def pick_device(name: str) -> torch.device:
-    """Turn ``auto`` into the best device at hand.
-
-    Raises:
-        ValueError: The named device is not there.
+    ``precision="auto"`` is bfloat16 on a CUDA device that computes in it.
     """
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here\nhint: try auto or cpu") from error
-    return device
+    if recipe.precision == "auto":
+        is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if is_fast else None
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(recipe.precision)
 
 
 def _split(batch: Batch, micro_batch_size: int | None) -> Iterator[Batch]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tessera.data.dataset import Dataset
-from tessera.data.loader import train_sampler
+from tessera.data.sampling import train_sampler
 from tessera.recipe import Recipe
 
 REPLAY = "replay.json"
