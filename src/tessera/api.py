@@ -215,7 +215,7 @@ def _complete(run: Run) -> TrainedRun:
         with stopping_on_signals() as stopping:
             conduct(run, stopping)
     else:
-        run.console.print(f"{run.folder} is complete: nothing is left to train", highlight=False)
+        say(run.console, f"{run.folder} is complete: nothing is left to train")
     return finish(run)
 
 

@@ -11,7 +11,6 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 import torch
-from torch.nn import functional as F
 
 from tessera.data.splits import DataSplits
 from tessera.devices import gather_from_all, pick_device, world_size
@@ -47,8 +46,7 @@ def with_batch_that_fits(
 
     def attempt(count: int) -> None:
         shape = count, model.config.in_chans, *model.config.image_shape
-        loss = F.mse_loss(model(torch.zeros(shape, device=device)), torch.zeros((), device=device))
-        loss.backward()
+        model(torch.zeros(shape, device=device)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -59,7 +57,7 @@ def with_batch_that_fits(
     if not size:
         raise RunError(
             "two images at a time do not fit into the memory\n"
-            "hint: take a smaller model, or --grad-checkpointing True"
+            "hint: take a smaller model, or --grad-checkpointing"
         )
     say(f"batch   {size} images: the largest power of two that fits, up to {MOST} and an eighth of")
     say("        the training images; --optim.lr stays as it is, so give the one that suits it")

@@ -98,7 +98,7 @@ def _explained_first(
 def _no_memory(wanted: int, fits: int | None) -> str:
     said = f"{wanted} images at a time do not fit into the memory"
     if fits is None:
-        return f"{said}, nor does one\nhint: take a smaller model, or --grad-checkpointing True"
+        return f"{said}, nor does one\nhint: take a smaller model, or --grad-checkpointing"
     return (
         f"{said}\nhint: {fits} do: --data.micro-batch-size {fits} gives the same results, as the "
         "optimizer still sees whole batches"
