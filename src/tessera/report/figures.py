@@ -14,6 +14,7 @@ from PIL import Image
 
 from tessera.data.images import to_channels
 from tessera.evaluation.base import Score
+from tessera.evaluation.calibration import Reliability
 
 INK, BLUE, RED, GRID = "#1f2933", "#2166ac", "#b2182b", "#d9dee4"
 
@@ -86,6 +87,36 @@ def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
                     colour = "white" if shares[i, j] > 0.5 else INK
                     axes.text(j, i, str(value), ha="center", va="center", color=colour, size=8)
         return _svg(figure, "Confusion matrix: true class by row, predicted by column")
+
+
+def reliability(panels: Sequence[tuple[str, Reliability]]) -> str:
+    """Draw accuracy over confidence by bins, and how many answers each bin has, as SVG.
+
+    Args:
+        panels: A title for each, such as before and after a temperature.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.5 * len(panels), 4.6), layout="constrained")
+        rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
+        for (title, found), (upper, lower) in zip(panels, rows.T, strict=True):
+            bins = len(found.counts)
+            middles, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
+            seen = found.counts > 0
+            accuracy, confidence = found.accuracy[seen], found.confidence[seen]
+            upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=":")
+            upper.bar(middles[seen], accuracy, width, color=BLUE, label="accuracy")
+            gap = {"color": RED, "alpha": 0.35, "label": "gap to the confidence"}
+            upper.bar(middles[seen], confidence - accuracy, width, bottom=accuracy, **gap)
+            upper.set(title=f"{title}: ECE {found.ece:.2%}", xlim=(0, 1), ylim=(0, 1))
+            lower.bar(middles, found.counts / found.counts.sum(), width, color=BLUE)
+            lower.set(xlabel="confidence", ylim=(0, 1))
+            for axes in (upper, lower):
+                axes.set_axisbelow(True)
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        rows[0, 0].set_ylabel("accuracy")
+        rows[1, 0].set_ylabel("images")
+        rows[0, 0].legend(frameon=False, loc="upper left")
+        return _svg(figure, "Accuracy over confidence, and how many images have which confidence")
 
 
 def scatter(labels: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], name: str) -> str:
