@@ -288,8 +288,9 @@ def _require_same_labels(one: Answers, other: Answers) -> None:
     apart = [f"{image} is {a} and {b}" for image, a, b in triples if a != b]
     if apart:
         more = ", ..." if len(apart) > NAMED else ""
+        count = f"{len(apart)} of {len(one.images)} images"
         raise ValueError(
-            f"{one.run} and {other.run} have other labels for {len(apart)} images: "
+            f"{one.run} and {other.run} have other labels for {count}: "
             f"{', '.join(apart[:NAMED])}{more}\n"
             "hint: measure both on the same data with `tessera evaluate RUN DATA --out DIR`"
         )

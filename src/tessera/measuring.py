@@ -48,8 +48,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a MODEL on a split of DATA; write report and tables where ``out`` names a folder.
 
-    Classes are matched by name. A validation split that training cut off is cut off in the same
-    place again.
+    Classes are matched by name. Validation that training cut off is cut off in the same place.
 
     Args:
         predictions: Kind of file for the answers to every image.

@@ -61,8 +61,8 @@ class Arguments(Command):
         one, two, p = pair.first + 1, pair.second + 1, pair.paired
         value, low, high = (f"{100 * share:+.2f}" for share in p.difference)
         yield f"{f'{two} less {one}':<11} {value} points  (95 % interval {low} to {high})"
-        yield f"only {one:<6} {p.only_first:,} images"
-        yield f"only {two:<6} {p.only_second:,} images"
+        counts = f"only {one}: {p.only_first:,}  only {two}: {p.only_second:,}  both: {p.both:,}"
+        yield f"right       {counts}"
         more = (
             f"; {pair.p_adjusted:.3g} among {len(found.pairs)} pairs"
             if len(found.pairs) > 1

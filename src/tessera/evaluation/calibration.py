@@ -126,6 +126,7 @@ def fit_temperature(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " 
 
 
 def _centred(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    logits = logits - logits.max(axis=1, keepdims=True)  # first, so that equal ones become 0
     return logits - logits.mean(axis=1, keepdims=True)
 
 

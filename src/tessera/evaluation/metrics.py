@@ -93,20 +93,20 @@ def macro_f1_interval(
     """
     cells, counts = np.unique(labels * num_classes + predicted, return_counts=True)
     true, guess = np.divmod(cells, num_classes)
-    value = _macro_f1_of_cells(true, guess, counts, num_classes)
+    value = _macro_f1_of_cells(true, guess, counts[None], num_classes)
     total = len(labels)
     present, support = np.unique(labels, return_counts=True)
-    all_true = np.concatenate([true, present])
-    all_guess = np.concatenate([guess, (present + 1) % num_classes])
+    true = np.concatenate([true, present])
+    guess = np.concatenate([guess, (present + 1) % num_classes])
     shares = np.concatenate([counts, support * (2 / total)]) / (total + 2)
-    centre = _macro_f1_of_cells(all_true, all_guess, shares, num_classes)
+    centre = _macro_f1_of_cells(true, guess, shares[None], num_classes)
     rng = np.random.default_rng(0)
     size = max(1, DRAWN_AT_ONCE // len(shares))
-    drawn: list[float] = []
-    while len(drawn) < RESAMPLES:
-        draws = rng.multinomial(total, shares, size=min(size, RESAMPLES - len(drawn)))
-        drawn += [_macro_f1_of_cells(all_true, all_guess, draw, num_classes) for draw in draws]
-    return bootstrap_interval(value, centre, np.array(drawn))
+    drawn = [
+        _macro_f1_of_cells(true, guess, rng.multinomial(total, shares, size=rows), num_classes)
+        for rows in (min(size, RESAMPLES - done) for done in range(0, RESAMPLES, size))
+    ]
+    return bootstrap_interval(float(value[0]), float(centre[0]), np.concatenate(drawn))
 
 
 def bootstrap_interval(value: float, centre: float, drawn: Float[np.ndarray, " b"]) -> Interval:
@@ -125,13 +125,23 @@ def bootstrap_interval(value: float, centre: float, drawn: Float[np.ndarray, " b
 
 def _macro_f1_of_cells(
     true: np.ndarray, guess: np.ndarray, counts: np.ndarray, num_classes: int
-) -> float:
-    """Return the mean of F1, 2 hits / (true ones + predicted ones), of classes with images."""
-    support = np.bincount(true, counts, num_classes)
-    guessed = np.bincount(guess, counts, num_classes)
-    hits = np.bincount(true, counts * (true == guess), num_classes)
-    present = support > 0
-    return float((2 * hits[present] / (support + guessed)[present]).mean())
+) -> np.ndarray:
+    """Return the mean of F1, 2 hits / (true ones + predicted ones), of classes with images.
+
+    Args:
+        counts: Images in each cell, ``b cells``.
+    """
+    starts = num_classes * np.arange(len(counts))[:, None]
+
+    def by_class(classes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        size = num_classes * len(counts)
+        flat = np.bincount((starts + classes).ravel(), weights.ravel(), size)
+        return flat.reshape(len(counts), num_classes)
+
+    support, guessed = by_class(true, counts), by_class(guess, counts)
+    hits = by_class(true, counts * (true == guess))
+    f1 = np.where(support > 0, 2 * hits / np.maximum(support + guessed, 1e-300), 0)
+    return f1.sum(axis=1) / (support > 0).sum(axis=1)
 
 
 def top_k_hits(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], k: int) -> int:

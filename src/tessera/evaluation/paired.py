@@ -14,7 +14,7 @@ from tessera.evaluation.metrics import Interval
 FEW = 25
 """Below so many images that only one of the two gets right, the test is the exact one."""
 
-RESAMPLES = 10_000
+RESAMPLES = 4000
 """Bootstrap samples behind an interval."""
 
 SIGNIFICANT = 0.05
@@ -107,7 +107,7 @@ def difference_interval(only_first: int, only_second: int, images: int) -> Inter
     """Return the difference in accuracy, second less first, with a 95 % bootstrap interval.
 
     To draw images with replacement, in pairs, is to draw how many of them only the first and only
-    the second gets right; 10,000 seeded draws. To each of the two kinds one image is added, as
+    the second gets right; 4,000 seeded draws. To each of the two kinds one image is added, as
     Bonett and Price (2012) do: draws from few images would claim too much, and from none would
     claim that the two are equal to the last digit.
     """
