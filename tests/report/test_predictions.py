@@ -17,7 +17,7 @@ from tessera.evaluation.regress import RegressionResult
 from tessera.report.predictions import prediction_columns, write_predictions
 from tessera.report.tables import TableFormat, find_table, read_table, write_table
 
-COLUMNS = {
+COLUMNS: dict[str, list[Any]] = {
     "image": ["a,b.jpg", 'c"d.jpg', "caf\udce9/e.jpg", "two\nlines"],
     "correct": [True, False, True, False],
     "p_x": [0.1234567890, 1.0, 1e-9, 0.0],
