@@ -1,5 +1,6 @@
 """Images in, labels out, by the same numbers as in evaluation."""
 
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import tessera.predict
 from tessera.checkpoint.artifact import (
     RUN_FILE,
     ArtifactError,
+    Calibration,
     Header,
     LoadedModel,
     load_artifact,
@@ -165,6 +167,35 @@ def test_the_most_likely_class_comes_first_and_all_classes_sum_to_one(
         assert sum(prediction.probabilities) == pytest.approx(1, abs=1e-6)
         softmax = torch.from_numpy(row).softmax(dim=0).sort(descending=True).values
         np.testing.assert_allclose(prediction.probabilities, softmax.numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.4, 3.0, 20.0])
+def test_a_temperature_changes_probabilities_and_nothing_else(
+    temperature: float, predictor: Predictor, files: list[Path]
+) -> None:
+    loaded = make_model()
+    calibration = Calibration(
+        temperature=temperature,
+        split="val",
+        images=9,
+        nll_before=1.0,
+        nll_after=0.5,
+        ece_before=0.2,
+        ece_after=0.1,
+    )
+    header = replace(loaded.header, calibration=calibration)
+    warm = Predictor(replace(loaded, header=header), batch_size=2)
+    np.testing.assert_array_equal(warm.logits(files), predictor.logits(files))
+    pairs = zip(predictor.logits(files), predictor.predict(files), warm.predict(files), strict=True)
+    for row, plain, scaled in pairs:
+        assert scaled.labels == plain.labels
+        wanted = (torch.from_numpy(row) / temperature).softmax(0).sort(descending=True).values
+        np.testing.assert_allclose(scaled.probabilities, wanted.numpy(), rtol=0, atol=1e-6)
+
+
+def test_classes_whose_probabilities_round_to_0_keep_their_order(predictor: Predictor) -> None:
+    logits = np.array([-900, -300, 0, -600], np.float32)
+    assert predictor.name(logits).labels == ("cat", "bee", "dog", "ant")
 
 
 def test_top_k_is_the_beginning_of_all(predictor: Predictor, files: list[Path]) -> None:

@@ -15,7 +15,7 @@ LAYERS = [  # bottom first; units of one layer do not import each other
     {"checkpoint", "objectives"},
     {"evaluation", "predict"},
     {"training", "report"},
-    {"measuring", "finishing"},
+    {"measuring", "finishing", "comparing"},
     {"api", "checkup"},
     {"crossval"},
     {"cli"},

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from tessera.api import train as train
     from tessera.checkup import Checkup as Checkup
     from tessera.checkup import doctor as doctor
+    from tessera.comparing import Comparison as Comparison
+    from tessera.comparing import compare as compare
     from tessera.config import ViTConfig as ViTConfig
     from tessera.crossval import cross_validate as cross_validate
     from tessera.finishing import TrainedRun as TrainedRun
@@ -28,6 +30,8 @@ PUBLIC = {
     "train": "api",
     "Checkup": "checkup",
     "doctor": "checkup",
+    "Comparison": "comparing",
+    "compare": "comparing",
     "ViTConfig": "config",
     "cross_validate": "crossval",
     "list_models": "models.variants",

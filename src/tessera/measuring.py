@@ -1,7 +1,7 @@
 """Measurement of any MODEL on any DATA, with a report."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from tessera.data.splits import DataSplits
 from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
 from tessera.recipe import Data, Recipe, merge
-from tessera.report.environment import environment
+from tessera.report.environment import environment, peak_memory
 from tessera.report.facts import data_facts, model_facts
+from tessera.report.predictions import write_predictions
 from tessera.report.report import Report, write_report
+from tessera.report.tables import TableFormat, require_pyarrow
 from tessera.run_folder import refuse_used
 from tessera.training.loop import pick_device
 
@@ -38,24 +40,28 @@ def evaluate(
     *,
     split: str = "test",
     out: str | Path | None = None,
+    predictions: TableFormat = "csv",
     device: str = "auto",
     batch_size: int = 256,
     bad_share: float = 0.05,
     offline: bool = False,
 ) -> Evaluation:
-    """Measure a MODEL on a split of DATA; write a report where ``out`` names a folder.
+    """Measure a MODEL on a split of DATA; write report and tables where ``out`` names a folder.
 
-    Classes are matched by name. A validation split that training cut off is cut off in the same
-    place again.
+    Classes are matched by name. Validation that training cut off is cut off in the same place.
 
     Args:
+        predictions: Kind of file for the answers to every image.
         bad_share: Share of the images that may be unreadable; they are left out, and named.
 
     Raises:
         ValueError: The data has no such split, or classes that the model does not know.
+        RunError: Parquet is wanted, and pyarrow is not installed.
     """
     if out is not None:
         refuse_used(Path(out))
+        if predictions == "parquet":  # else hours of measuring might end in this
+            require_pyarrow()
     loaded = load_model(model, offline=offline)
     card = loaded.header.card
     splits = _splits_as_in_training(str(data), split, loaded.header)
@@ -70,19 +76,24 @@ def evaluate(
         batch_size=batch_size,
         bad_share=bad_share,
     )
+    result = replace(result, temperature=loaded.header.temperature)
     if out is None:
         return Evaluation(result=result, report=None)
+    folder, measured = Path(out), chosen.subset(result.rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = write_predictions(folder, result, measured, predictions)
     report = Report(
         title=f"{Path(model).name} on {data}",
         model=model_facts(loaded.model, loaded.header),
         data=data_facts(splits, [split]),
-        results=[(result, chosen.subset(result.rows))],
+        results=[(result, measured)],
         environment=environment(picked),
         recipe=str(card.get("recipe", "")),
         seed=card.get("seed"),
+        memory=peak_memory(picked),
+        files=[path.name for path in tables],
     )
-    Path(out).mkdir(parents=True, exist_ok=True)
-    return Evaluation(result=result, report=write_report(Path(out), report))
+    return Evaluation(result=result, report=write_report(folder, report))
 
 
 def _splits_as_in_training(spec: str, split: str, header: Header) -> DataSplits:

@@ -24,7 +24,9 @@ class Prediction(NamedTuple):
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
-    """They sum to 1 over all classes; of labels of which several may hold, each is its own."""
+    """They sum to 1 over all classes; of labels of which several may hold, each is its own.
+
+    With the temperature that the model's calibration says, if it has one."""
     value: float | None = None
     """What a regression answers, which has no labels."""
 
@@ -52,7 +54,7 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Source]) -> Float[np.ndarray, "b k"]:
-        """Return the outputs of the head.
+        """Return the outputs of the head as they are, without any temperature.
 
         Raises:
             ImageError: An image cannot be read.
@@ -99,9 +101,9 @@ class Predictor:
         if self.header.task == "multilabel":
             probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         else:
-            probabilities = np.exp(logits - logits.max())
+            probabilities = np.exp((logits - logits.max()) / (self.header.temperature or 1.0))
             probabilities /= probabilities.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        best = np.argsort(-logits, kind="stable")[:top_k]  # rounding may make probabilities equal
         return Prediction(
             tuple(self.class_names[k] for k in best),
             tuple(float(probabilities[k]) for k in best),

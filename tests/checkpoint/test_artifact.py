@@ -1,10 +1,11 @@
 """The artefact gives back exactly what was put in, and a file that is none says so."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tessera.checkpoint.artifact import (
     FORMAT,
     RUN_FILE,
     ArtifactError,
+    Calibration,
     Header,
     load_artifact,
     read_header,
@@ -65,6 +67,66 @@ def header_text(path: Path) -> dict[str, Any]:
     length = struct.unpack("<Q", path.read_bytes()[:8])[0]
     outer = json.loads(path.read_bytes()[8 : 8 + length])
     return dict(json.loads(outer["__metadata__"]["tessera"]))
+
+
+CALIBRATION = Calibration(
+    temperature=1.75,
+    split="val",
+    images=40,
+    nll_before=0.5,
+    nll_after=0.4,
+    ece_before=0.2,
+    ece_after=0.01,
+)
+
+
+def test_a_calibration_comes_back_and_an_old_file_has_none(
+    saved: Path, model: ViT, tmp_path: Path
+) -> None:
+    assert "calibration" not in header_text(saved), "as files were before there was any"
+    assert load_artifact(saved).header.calibration is None
+    assert load_artifact(saved).header.temperature is None
+    path = tmp_path / "calibrated.safetensors"
+    save_artifact(path, model, replace(make_header(model), calibration=CALIBRATION))
+    assert load_artifact(path).header.calibration == CALIBRATION
+    assert load_artifact(path).header.temperature == 1.75
+    assert header_text(path)["format"] == header_text(saved)["format"], "old readers read it"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0 must be a positive number"),
+        ({"temperature": -1.0}, "must be a positive number"),
+        ({"temperature": float("nan")}, "must be a positive number"),
+        ({"temperature": float("inf")}, "must be a positive number"),
+        ({"temperature": "hot"}, "of the wrong type"),
+        ({"images": 0}, "says nothing"),
+        ({"ece_after": float("nan")}, "ece_after=nan"),
+        ({"nll_before": -0.1}, "nll_before=-0.1"),
+        ({"colour": 1}, "has no 'colour'"),
+        (None, "missing"),
+        ([1.75], "of the wrong type"),
+    ],
+)
+def test_a_calibration_that_makes_no_sense_is_refused(
+    change: Any, message: str, saved: Path, model: ViT, tmp_path: Path
+) -> None:
+    text = header_text(saved)
+    good = asdict(CALIBRATION)
+    if isinstance(change, dict):
+        text["calibration"] = good | change
+    else:
+        text["calibration"] = {"temperature": 1.75} if change is None else change
+    path = tmp_path / "changed.safetensors"
+    save_file(model.state_dict(), path, metadata={"tessera": json.dumps(text)})
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        load_artifact(path)
+
+
+def test_only_a_classifier_has_a_temperature(model: ViT) -> None:
+    with pytest.raises(ValueError, match="multilabel has no temperature"):
+        replace(make_header(model), calibration=CALIBRATION, task="multilabel")
 
 
 def test_weights_and_header_come_back_exactly(saved: Path, model: ViT) -> None:

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
 import tessera
+from tessera.checkpoint.artifact import load_artifact
 from tessera.cli import COMMANDS, main
 
 TINY = [
@@ -139,6 +141,94 @@ def test_predict_writes_a_table_csv_or_json_lines(
         lines = list(csv.DictReader(file))
     assert [line["label_1"] for line in lines] == [row["labels"][0] for row in rows]
     assert float(lines[0]["probability_1"]) == pytest.approx(rows[0]["probabilities"][0], abs=1e-6)
+
+
+def test_predict_writes_parquet_to_a_file(
+    run: Path, digit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["predict", str(run), str(digit), "digits:test", "--limit", "3", "--top-k", "2"]
+    assert main([*argv, "--format", "jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    out = tmp_path / "answers"  # whatever it is called
+    assert main([*argv, "--format", "parquet", "--out", str(out)]) == 0
+    found = pyarrow.parquet.read_table(out).to_pylist()
+    for line, row in zip(found, rows, strict=True):
+        assert line["image"] == row["image"]
+        assert [line["label_1"], line["label_2"]] == row["labels"]
+        assert [line["probability_1"], line["probability_2"]] == row["probabilities"]
+    assert "hint: name a file" in refused([*argv, "--format", "parquet"], capsys)
+
+
+def test_training_leaves_the_answers_and_a_temperature(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads((run / "report.json").read_text())
+    for split in ("test", "val"):
+        with (run / f"predictions-{split}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        result = report["results"][split]
+        assert len(rows) == result["images"]
+        hits = sum(row["correct"] == "true" for row in rows)
+        assert hits / len(rows) == result["accuracy"]["value"]
+        assert all((row["label"] == row["predicted"]) == (row["correct"] == "true") for row in rows)
+        for row in rows:
+            each = [float(row[f"p_{k}"]) for k in range(10)]
+            assert max(each) == float(row["probability"])
+        with (run / f"confusion-{split}.csv").open() as file:
+            matrix = [[int(row[f"as {k}"]) for k in range(10)] for row in csv.DictReader(file)]
+        assert matrix == result["confusion"]
+    assert report["peak_memory_bytes"]["process"] > 1e7
+    assert set(report["files"]) <= {path.name for path in run.iterdir()}
+
+    stored = load_artifact(run / "model.safetensors").header.calibration
+    assert stored is not None
+    measured = report["results"]["val"]["calibration"]
+    assert stored.split == "val"
+    assert stored.images == report["results"]["val"]["images"]
+    assert stored.temperature == measured["temperature"]
+    assert (stored.ece_before, stored.nll_after) == (
+        measured["before"]["ece"],
+        measured["after"]["nll"],
+    )
+    assert report["results"]["test"]["calibration"]["temperature"] == stored.temperature
+    assert main(["inspect", str(run)]) == 0
+    assert f"temperature         {stored.temperature}" in capsys.readouterr().out
+
+    before = (run / "model.safetensors").read_bytes()
+    assert main(["train", "digits", "--out", str(run), "--resume"]) == 0
+    assert (run / "model.safetensors").read_bytes() == before, "measuring again changes nothing"
+
+
+def test_convert_keeps_the_temperature_or_says_that_it_is_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = load_artifact(run / "model.safetensors").header.calibration
+    assert stored is not None
+    copy = tmp_path / "copy.safetensors"
+    assert main(["convert", str(run), str(copy), "--to", "tessera"]) == 0
+    assert load_artifact(copy).header.calibration == stored
+    assert "temperature" not in capsys.readouterr().out
+    assert main(["convert", str(run), str(tmp_path / "timm"), "--to", "timm"]) == 0
+    assert f"divide the logits by {stored.temperature:.6g}" in capsys.readouterr().out
+    assert main(["predict", str(tmp_path / "timm"), "digits:test", "--limit", "1"]) == 0
+
+
+def test_compare_works_for_runs_and_for_evaluations(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "measured"
+    argv = ["evaluate", str(run), "digits", "--out", str(out), "--predictions", "parquet"]
+    assert main(argv) == 0
+    assert (out / "predictions-test.parquet").is_file()
+    capsys.readouterr()
+    assert main(["compare", str(run), str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "images      359 of the test split" in text
+    assert "nothing here tells them apart" in text
+    assert "hint: it has test" in refused(["compare", str(run), str(out), "--split", "val"], capsys)
+    assert "takes two or more" in refused(["compare", str(run)], capsys)
+    assert "is given twice" in refused(["compare", str(run), str(run)], capsys)
+    assert "must not be negative" in refused(["compare", "a", "b", "--limit", "-1"], capsys)
 
 
 def test_predict_takes_folders_and_names_what_it_cannot_read(

@@ -131,7 +131,9 @@ def test_numbers_follow_from_the_logits() -> None:
         labels, logits, k=5, labels=range(8)
     )
     theirs = sklearn.metrics.f1_score(labels, predicted, average="macro")
-    assert result.macro_f1 == pytest.approx(theirs, rel=1e-12)  # another order: 1e-16 measured
+    assert result.macro_f1.value == pytest.approx(
+        theirs, rel=1e-12
+    )  # another order: 1e-16 measured
     assert result.confusion.sum() == 100
     assert np.trace(result.confusion) / 100 == result.accuracy.value
     assert [c.support for c in result.classes] == np.bincount(labels, minlength=8).tolist()

@@ -133,7 +133,7 @@ def test_the_page_refers_to_nothing_outside_itself(rows: int) -> None:
     assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)\)", text))
     assert "@import" not in text
     assert page.tags.count("img") == 6, "or the test has seen no picture"
-    assert page.tags.count("svg") == (2 if rows else 1)
+    assert page.tags.count("svg") == (3 if rows else 2)
 
 
 def test_what_people_name_things_is_text_and_never_markup() -> None:
@@ -162,7 +162,8 @@ def test_the_json_holds_the_numbers_of_the_page(tmp_path: Path) -> None:
     test = found["results"]["test"]
     assert test["accuracy"] == result.accuracy._asdict()
     assert test["confusion"] == result.confusion.tolist()
-    assert test["macro_f1"] == result.macro_f1
+    assert test["macro_f1"] == result.macro_f1._asdict()
+    assert test["calibration"] == result.calibration
     assert test["loss"] == result.loss
     assert test["images"] == 6
     assert test["images_per_second"] == 12.0
@@ -173,7 +174,7 @@ def test_the_json_holds_the_numbers_of_the_page(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for number in ("66.67%", f"{result.accuracy.low:.2%}", f"{result.accuracy.high:.2%}"):
         assert number in text
-    assert f"{result.macro_f1:.4f}" in text
+    assert f"{result.macro_f1.value:.4f}" in text
     assert "0123456789abcdef" in text
     assert "12,345 parameters" in text
 

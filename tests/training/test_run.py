@@ -35,6 +35,11 @@ def test_a_run_folder_holds_all_that_is_promised(tmp_path: Path) -> None:
         "model.safetensors",
         "report.html",
         "report.json",
+        *(
+            f"{what}-{split}.csv"
+            for what in ("predictions", "confusion")
+            for split in ("test", "val")
+        ),
     }
     assert load(run.folder / "recipe.toml").schedule.total_steps == 12
     rows = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]

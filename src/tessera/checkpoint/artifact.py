@@ -5,6 +5,7 @@ how the model came to be. Reading never runs code from the file.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,36 @@ class ArtifactError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The temperature of a classifier, and what it was fitted to (Guo et al., 2017).
+
+    Logits stay as they are, and so does the order of classes; probabilities are the softmax of
+    logits divided by the temperature. Errors are from the images that it was fitted to.
+    """
+
+    temperature: float
+    split: str
+    """Where the images are from: never the test split."""
+    images: int
+    nll_before: float
+    """Mean cross-entropy in nats, at temperature 1."""
+    nll_after: float
+    ece_before: float
+    """Expected calibration error over 15 bins, at temperature 1."""
+    ece_after: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature={self.temperature} must be a positive number")
+        if self.images < 1:
+            raise ValueError(f"a temperature fitted to {self.images} images says nothing")
+        for name in ("nll_before", "nll_after", "ece_before", "ece_after"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value} must be a number that is not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """Everything in an artefact but the tensors."""
 
@@ -44,6 +75,17 @@ class Header:
     """What the outputs are: scores of classes, of labels of which several may hold, or a number."""
     card: dict[str, Any] = field(default_factory=dict)
     """How the model came to be: recipe, data and its fingerprint, metrics, versions."""
+    calibration: Calibration | None = None
+    """What makes a classifier's confidence its accuracy; None if that was never fitted."""
+
+    def __post_init__(self) -> None:
+        if self.calibration is not None and self.task != "classify":
+            raise ValueError(f"a model for the task {self.task} has no temperature")
+
+    @property
+    def temperature(self) -> float | None:
+        """What logits are divided by for probabilities; None if none was fitted."""
+        return None if self.calibration is None else self.calibration.temperature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +109,7 @@ def save_artifact(
         ValueError: The class names do not fit the head.
     """
     _check_names(header.class_names, model.config.num_classes, path)
-    text = {
+    text: dict[str, Any] = {
         "format": FORMAT,
         "config": asdict(header.config),
         "preprocessing": header.preprocessing.as_dict(),
@@ -75,6 +117,8 @@ def save_artifact(
         "task": header.task,
         "card": header.card,
     }
+    if header.calibration is not None:
+        text["calibration"] = asdict(header.calibration)
     found = model.state_dict() if tensors is None else tensors
     tensors = {k: v.detach().cpu().contiguous() for k, v in found.items()}
     metadata = {"tessera": json.dumps(text)}
@@ -141,6 +185,7 @@ def read_header(path: Path) -> Header:
             class_names=coerce("class_names", text["class_names"], tuple[str, ...]),
             task=coerce("task", text.get("task", "classify"), Task),
             card=coerce("card", text["card"], dict),
+            calibration=_calibration(text.get("calibration")),
         )
     except ArtifactError:
         raise
@@ -172,6 +217,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _calibration(values: Any) -> Calibration | None:
+    return None if values is None else build(Calibration, coerce("calibration", values, dict))
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a Vision Transformer on your images",
     "predict": "label images, or a folder of them",
     "evaluate": "measure a model on labelled images",
+    "compare": "say whether one model is better than another, or only luckier",
     "doctor": "say what is wrong with a data set, file by file",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",

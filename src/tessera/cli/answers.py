@@ -17,6 +17,7 @@ from tessera.data.holdout import load_data
 from tessera.data.images import SUFFIXES, ImageError
 from tessera.predict import Prediction, Predictor, Source, load
 from tessera.progress import counting
+from tessera.report.tables import require_pyarrow, write_parquet
 from tessera.training.loop import pick_device
 
 
@@ -39,15 +40,23 @@ def predict(args: Arguments) -> int:
         raise ValueError(f"{args.out.parent} is no folder\nhint: make it first")
     if not args.inputs:
         raise ValueError("no images given\nhint: give files, folders, or digits:test")
+    if args.format == "parquet":
+        if args.out is None:
+            raise ValueError("parquet is not for a terminal\nhint: name a file with --out")
+        require_pyarrow()
     predictor = load(args.model, device=pick_device(args.device), offline=args.offline)
     sources = find_sources(args.inputs)[: args.limit]
     errors: list[ImageError] = []
     rows = list(_answers(predictor, sources, args.top_k, errors))
-    text = WRITERS[args.format](rows) if rows or not errors else ""
-    if args.out is not None:
-        args.out.write_text(text, encoding="utf-8")
+    if args.format == "parquet" and args.out is not None:
+        write_parquet(args.out, as_columns(rows))
     else:
-        sys.stdout.write(text)
+        text = WRITERS[args.format](rows) if rows or not errors else ""
+        if args.out is not None:
+            # File names on Linux may be no UTF-8, and Python then holds them as lone surrogates.
+            args.out.write_text(text, encoding="utf-8", errors="backslashreplace")
+        else:
+            sys.stdout.write(text)
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
@@ -138,6 +147,17 @@ def as_csv(rows: list[Row]) -> str:
             values += [label, f"{probability:.6f}"]
         writer.writerow(values)
     return stream.getvalue()
+
+
+def as_columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """Return the columns of ``as_csv``."""
+    columns: dict[str, list[Any]] = {"image": [row.image for row in rows]}
+    if any(row.answer.value is not None for row in rows):
+        columns["value"] = [row.answer.value for row in rows]
+    for k in range(max((len(row.answer.labels) for row in rows), default=0)):
+        columns[f"label_{k + 1}"] = [row.answer.labels[k] for row in rows]
+        columns[f"probability_{k + 1}"] = [row.answer.probabilities[k] for row in rows]
+    return columns
 
 
 def as_jsonl(rows: list[Row]) -> str:

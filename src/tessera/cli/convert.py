@@ -82,5 +82,10 @@ class Arguments(Command):
             print(line)
         if LEFT_OUT[self.to]:
             print(f"left out, since the format has no place for it: {LEFT_OUT[self.to]}")
+        if header.temperature is not None and self.to != "tessera":
+            print(
+                f"left out: the temperature; divide the logits by {header.temperature:.6g} before "
+                "the softmax for the probabilities that `tessera predict` gives"
+            )
         print(f"written: {self.target}")
         return 0

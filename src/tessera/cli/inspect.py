@@ -37,6 +37,7 @@ class Arguments(Command):
             "preprocessing": header.preprocessing.as_dict(),
             "task": header.task,
             "class_names": list(header.class_names),
+            "calibration": None if header.calibration is None else asdict(header.calibration),
             "card": header.card,
         }
         if self.format == "json":
@@ -50,6 +51,10 @@ class Arguments(Command):
                 print(f"  {name:<20}{value}")
         kind = {"classify": "classes", "multilabel": "labels", "regress": "number"}[header.task]
         print(f"\n{kind:<16}{len(header.class_names)}: {_short(header.class_names)}")
+        if header.calibration is not None:
+            print("\ncalibration")
+            for name, value in facts["calibration"].items():
+                print(f"  {name:<20}{value}")
         print("\ncard")
         for name, value in header.card.items():
             if name != "recipe":

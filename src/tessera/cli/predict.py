@@ -21,8 +21,8 @@ class Arguments(Command):
     """Image files, folders of them, or images of a data set, such as digits:test."""
     top_k: int = 5
     """How many classes to name for each image."""
-    format: Literal["table", "csv", "jsonl"] = "table"
-    """A table for people, or one row an image for programs."""
+    format: Literal["table", "csv", "jsonl", "parquet"] = "table"
+    """A table for people, or one row an image for programs; parquet needs --out."""
     out: Path | None = None
     """File to write instead of the terminal; it must not exist."""
     limit: int | None = None

@@ -38,6 +38,8 @@ class Measured(ABC):
     """Which images of the split these are."""
     unreadable: tuple[str, ...] = ()
     """Why others are not here, a message each."""
+    temperature: float | None = None
+    """What a classifier's logits are divided by for its probabilities; None if none was fitted."""
 
     @property
     @abstractmethod

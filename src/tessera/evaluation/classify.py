@@ -1,17 +1,24 @@
 """Measurement of a classifier: one class an image."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tessera.evaluation.base import Measured, Score
+from tessera.evaluation.calibration import (
+    Reliability,
+    negative_log_likelihood,
+    reliability,
+    softmax,
+)
 from tessera.evaluation.metrics import (
     ClassMetrics,
     Interval,
     confusion_matrix,
-    macro_f1,
+    macro_f1_interval,
     per_class,
     top_k_hits,
     wilson,
@@ -27,9 +34,18 @@ class Result(Measured):
         return self.logits.argmax(axis=1)
 
     @property
+    def correct(self) -> Bool[np.ndarray, " n"]:
+        return self.predicted == self.labels
+
+    @property
     def probabilities(self) -> Float[np.ndarray, "n k"]:
-        shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        """As ``predict`` gives them: with the model's temperature, if it has one."""
+        return softmax(self.logits, self.temperature or 1.0)
+
+    def reliability(self, temperature: float = 1.0) -> Reliability:
+        """Return how often answers are right, by the confidence that a temperature gives them."""
+        confidence = softmax(self.logits, temperature).max(axis=1)
+        return reliability(confidence, self.correct)
 
     @property
     def confusion(self) -> Int[np.ndarray, "k k"]:
@@ -37,7 +53,7 @@ class Result(Measured):
 
     @property
     def accuracy(self) -> Interval:
-        return wilson(int((self.predicted == self.labels).sum()), len(self.labels))
+        return wilson(int(self.correct.sum()), len(self.labels))
 
     @property
     def score(self) -> Score:
@@ -54,24 +70,40 @@ class Result(Measured):
     def classes(self) -> list[ClassMetrics]:
         return per_class(self.confusion)
 
-    @property
-    def macro_f1(self) -> float:
-        return macro_f1(self.classes)
+    @cached_property
+    def macro_f1(self) -> Interval:
+        return macro_f1_interval(self.labels, self.predicted, len(self.class_names))
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy of the true classes, in nats."""
-        # From logits, since the probability of a class that is far behind rounds to 0.
-        shifted = self.logits - self.logits.max(axis=1, keepdims=True)
-        own = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
-        return float((np.log(np.exp(shifted).sum(axis=1)) - own).mean())
+        """Mean cross-entropy of the true classes, in nats; without the temperature."""
+        return negative_log_likelihood(self.logits, self.labels)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """How far confidence is accuracy, as JSON knows it: before and after the temperature.
+
+        ``ece`` is the expected calibration error, ``nll`` the mean cross-entropy in nats.
+        """
+        return {
+            "temperature": self.temperature,
+            "before": self.calibration_at(1.0),
+            "after": None if self.temperature is None else self.calibration_at(self.temperature),
+        }
+
+    def calibration_at(self, temperature: float) -> dict[str, Any]:
+        """Return the errors and the bins that some temperature gives."""
+        found = self.reliability(temperature)
+        nll = negative_log_likelihood(self.logits, self.labels, temperature)
+        return {"ece": found.ece, "nll": nll, "bins": found.as_dict()}
 
     def numbers(self) -> dict[str, Any]:
         classes = zip(self.class_names, self.classes, strict=True)
         return {
             "accuracy": self.accuracy._asdict(),
             "top5_accuracy": self.top5._asdict() if self.top5 else None,
-            "macro_f1": self.macro_f1,
+            "macro_f1": self.macro_f1._asdict(),
             "classes": {name: metrics._asdict() for name, metrics in classes},
             "confusion": self.confusion.tolist(),
+            "calibration": self.calibration,
         }

@@ -13,6 +13,11 @@ import torch
 
 from tessera.devices import world_size
 
+try:
+    import resource
+except ImportError:  # Windows has no such module
+    resource = None  # type: ignore[assignment]
+
 PACKAGES = ("tessera-vit", "torch", "numpy", "pillow", "safetensors", "scikit-learn")
 
 
@@ -30,6 +35,20 @@ def environment(device: torch.device) -> dict[str, Any]:
         "git": _commit(),
         "command": " ".join(["tessera", *sys.argv[1:]]) if _is_command() else "python",
     }
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Return the most memory that this process has held so far, in bytes; None where unknown.
+
+    ``process`` is its resident set, worker processes apart; ``device`` what PyTorch allocated on
+    a CUDA device.
+    """
+    held = None
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return {"process": held, "device": on_device}
 
 
 def _version(name: str) -> str | None:

@@ -14,8 +14,10 @@ from PIL import Image
 
 from tessera.data.images import to_channels
 from tessera.evaluation.base import Score
+from tessera.evaluation.calibration import Reliability
+from tessera.evaluation.metrics import wilson
 
-INK, BLUE, RED, GRID = "#1f2933", "#2166ac", "#b2182b", "#d9dee4"
+INK, BLUE, SKY, RED, GRID = "#1f2933", "#2166ac", "#92c5de", "#b2182b", "#d9dee4"
 
 STYLE: Any = {
     "font.size": 10,
@@ -86,6 +88,44 @@ def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
                     colour = "white" if shares[i, j] > 0.5 else INK
                     axes.text(j, i, str(value), ha="center", va="center", color=colour, size=8)
         return _svg(figure, "Confusion matrix: true class by row, predicted by column")
+
+
+def reliability(panels: Sequence[tuple[str, Reliability]]) -> str:
+    """Draw accuracy over confidence by bins, and how many answers each bin has, as SVG.
+
+    Args:
+        panels: A title for each, such as before and after a temperature.
+    """
+    with mpl.rc_context({**STYLE, "axes.axisbelow": True, "axes.titlesize": 11}):
+        figure = Figure(figsize=(4.5 * len(panels), 4.8), layout="constrained")
+        rows = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
+        for (title, found), (upper, lower) in zip(panels, rows.T, strict=True):
+            bins, seen = len(found.counts), np.flatnonzero(found.counts)
+            middles, half = (np.arange(bins) + 0.5) / bins, 0.46 / bins
+            accuracy, confidence = found.accuracy[seen], found.confidence[seen]
+            ends = [
+                wilson(round(a * n), n)[1:] for a, n in zip(accuracy, found.counts[seen].tolist())
+            ]
+            around = np.abs(np.array(ends).T - accuracy)
+            upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=":")
+            upper.bar(middles[seen], accuracy, 2 * half, color=SKY, label="accuracy")
+            upper.errorbar(
+                *(middles[seen], accuracy, around, None, "none"),
+                **{"ecolor": BLUE, "elinewidth": 1.2, "label": "its 95 % interval"},
+            )
+            left, right = middles[seen] - half, middles[seen] + half
+            upper.hlines(confidence, left, right, color=RED, lw=2, label="mean confidence")
+            upper.set(title=f"{title}: ECE {found.ece:.2%}", xlim=(0, 1), ylim=(0, 1.02))
+            lower.bar(middles, found.counts / found.counts.sum(), 2 * half, color=SKY)
+            lower.set(xlabel="confidence", ylim=(0, 1))
+            for axes in (upper, lower):
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            lower.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        rows[0, 0].set_ylabel("accuracy")
+        rows[1, 0].set_ylabel("images")
+        handles, labels = rows[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+        return _svg(figure, "Accuracy over confidence, and how many images have which confidence")
 
 
 def scatter(labels: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], name: str) -> str:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from tessera.data.dataset import Dataset
 from tessera.evaluation.base import Measured
+from tessera.evaluation.calibration import Reliability
 from tessera.evaluation.classify import Result
 from tessera.evaluation.regress import RegressionResult
 from tessera.report.augmented import contact_sheet
-from tessera.report.figures import confusion, curves, png, scatter
+from tessera.report.figures import confusion, curves, png, reliability, scatter
 from tessera.report.gallery import examples
 
 
@@ -38,6 +39,10 @@ class Report:
     """Training images after augmentation."""
     training: dict[str, Any] = field(default_factory=dict)
     """steps, best_step, epochs, seconds, images_per_second, unreadable."""
+    memory: dict[str, int | None] = field(default_factory=dict)
+    """Peak bytes: process, device."""
+    files: Sequence[str] = ()
+    """Names of the tables that lie beside the page."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return every number of the page."""
@@ -47,6 +52,8 @@ class Report:
             "data": self.data,
             "results": {result.split: result.as_dict() for result, _ in self.results},
             "training": self.training,
+            "peak_memory_bytes": self.memory,
+            "files": list(self.files),
             "log": list(self.log),
             "seed": self.seed,
             "recipe": self.recipe,
@@ -71,15 +78,17 @@ def render(report: Report) -> str:
     )
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     engine.filters["percent"] = lambda share: f"{share:.2%}"
+    engine.filters["megabytes"] = lambda count: f"{count / 1e6:,.0f} MB"
     result, data = report.results[0]
     best = report.training.get("best_step", 0)
-    figures = dict.fromkeys(("curves", "confusion", "scatter", "batch"), "")
+    figures = dict.fromkeys(("curves", "confusion", "reliability", "scatter", "batch"), "")
     if report.log:
         figures["curves"] = curves(report.log, best, result.score)
     if report.batch:
         figures["batch"] = png(contact_sheet(report.batch))
     if isinstance(result, Result):
         figures["confusion"] = confusion(result.confusion, result.class_names)
+        figures["reliability"] = reliability(_panels(result))
     if isinstance(result, RegressionResult):
         figures["scatter"] = scatter(result.labels, result.predicted, result.class_names[0])
     return engine.get_template("page.html.j2").render(
@@ -91,3 +100,12 @@ def render(report: Report) -> str:
         mistakes=examples(result, data, wrong=True),
         examples=examples(result, data, wrong=False),
     )
+
+
+def _panels(result: Result) -> list[tuple[str, Reliability]]:
+    """Return what the picture of calibration shows: as it is, and with the temperature."""
+    before = ("logits as they are", result.reliability())
+    if result.temperature is None:
+        return [before]
+    after = result.reliability(result.temperature)
+    return [before, (f"with temperature {result.temperature:.3g}", after)]
