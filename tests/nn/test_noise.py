@@ -36,7 +36,7 @@ def test_neither_rows_nor_columns_nor_keys_are_correlated() -> None:
     assert abs(np.corrcoef(numbers.ravel(), other.ravel())[0, 1]) < 0.005
 
 
-@given(st.integers(1, 12), st.integers(0, 2**62))
+@given(st.integers(1, 11), st.integers(0, 2**62))
 @settings(max_examples=20, deadline=None)
 def test_a_cut_batch_gets_the_numbers_of_the_whole_one(cut: int, seed: int) -> None:
     x = torch.ones(12, 3, 5)
@@ -72,6 +72,6 @@ def test_dropout_keeps_the_expectation(rate: float) -> None:
     dropout = Dropout(rate).train()
     key_noise(dropout, 3, torch.arange(100))
     out = dropout(torch.ones(100, 1000))
-    assert set(out.unique().tolist()) == {0.0, pytest.approx(1 / (1 - rate))}
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / (1 - rate)])
     # 100,000 draws: the standard error of the mean is sqrt(rate / (1 - rate) / 1e5) <= 0.0095.
     assert abs(out.mean().item() - 1) < 0.04
