@@ -19,6 +19,32 @@ FLAWS: list[tuple[dict[str, Any], str]] = [
         ({name: 0}, f"{name}=0 must be at least 1")
         for name in ("embed_dim", "depth", "num_heads", "mlp_dim", "patch_size", "in_chans")
     ),
+    ({"pos_clip": 0}, "pos_clip=0 must be at least 1"),
+    ({"attention_window": 0}, "attention_window=0 must be at least 1"),
+    *(
+        (
+            {"attention": name, "attention_window": 4},
+            f"attention='{name}' needs an odd attention_window, around a patch in its middle, "
+            "not 4",
+        )
+        for name in ("local", "neighborhood")
+    ),
+    (
+        {"attention": "axial", "depth": 3},
+        "attention='axial' makes rows and columns of two blocks, not of depth=3\n"
+        "hint: an even depth",
+    ),
+    *(
+        (
+            {"attention": name, "num_heads": 1},
+            f"attention='{name}' needs two heads or more, which share two masks",
+        )
+        for name in ("strided", "fixed")
+    ),
+    (
+        {"pos_embed": "shaw", "pos_place": "stem"},
+        "pos_embed='shaw' means nothing at pos_place='stem'\nhint: it acts at 'every' or 'shared'",
+    ),
     ({"num_classes": -1}, "num_classes=-1 must not be negative"),
     ({"num_registers": -2}, "num_registers=-2 must not be negative"),
     ({"norm_eps": 0.0}, "norm_eps=0.0 must be greater than 0"),
@@ -80,7 +106,7 @@ def test_the_defaults_are_vit_b_16_of_table_1() -> None:
     assert (config.pool, config.pos_embed, config.final_norm) == ("cls", "learned", "tokens")
     assert config.norm_eps == 1e-6
     assert (config.drop_rate, config.attn_drop_rate, config.drop_path_rate) == (0.0, 0.0, 0.0)
-    assert (config.mlp, config.embed_norm, config.rope_theta) == ("gelu", False, 100.0)
+    assert (config.mlp, config.embed_norm, config.rope_theta) == ("gelu", False, None)
     assert (config.cls_token, config.dist_token, config.dist_head) == (True, False, False)
     assert config.num_registers == 0
 
@@ -118,6 +144,12 @@ def test_a_wrong_choice_is_answered_with_the_right_ones(
     with pytest.raises(ValueError, match=f"^{field.name}='wrong' is none of ") as error:
         unchecked.ViTConfig(**{field.name: "wrong"})
     assert str(error.value).endswith(", ".join(get_args(field.type)))
+
+
+def test_a_wrong_place_is_answered_with_the_right_ones(unchecked: Any) -> None:
+    message = r"^pos_place='head' is none of None, stem, every, shared$"
+    with pytest.raises(ValueError, match=message):
+        unchecked.ViTConfig(pos_place="head")
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(2, 64))

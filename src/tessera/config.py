@@ -6,6 +6,28 @@ from typing import Any, Literal, get_args, get_origin
 Size2d = tuple[int, int]
 """Height and width, in that order, in pixels."""
 
+Place = Literal["stem", "every", "shared"]
+"""Where positions act: once before the blocks, at every block with tables of its own, or at every
+block with the same table (paper, D.4)."""
+
+_ADDED: tuple[Place, ...] = ("stem", "every", "shared")
+_IN_BLOCKS: tuple[Place, ...] = ("every", "shared")
+POS_PLACES: dict[str, tuple[Place, ...]] = {
+    "none": ("stem",),
+    "learned": _ADDED,
+    "learned2d": _ADDED,
+    "sincos1d": _ADDED,
+    "sincos2d": _ADDED,
+    "rope2d": ("shared", "every"),
+    "rope2d_mixed": _IN_BLOCKS,
+    "shaw": _IN_BLOCKS,
+    "shaw_values": _IN_BLOCKS,
+    "shaw_bias": _IN_BLOCKS,
+    "relative": _IN_BLOCKS,
+    "bias2d": _IN_BLOCKS,
+}
+"""The places where each position scheme means something, its usual one first."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViTConfig:
@@ -46,8 +68,13 @@ class ViTConfig:
     """Extra learned tokens without positions (Darcet et al., 2023), dropped at the output."""
     pos_embed: str = "learned"
     """Position scheme: a key of ``tessera.nn.pos_embed.POS_EMBEDS``."""
-    rope_theta: float = 100.0
-    """Longest period of pos_embed="rope2d", in units of the shortest (DINOv3: 100)."""
+    pos_place: Place | None = None
+    """Where it acts; None is its usual place: "stem" if it adds, else in the blocks."""
+    pos_clip: int = 16
+    """Largest offset that the schemes "shaw..." tell apart: k of Shaw et al. (2018)."""
+    rope_theta: float | None = None
+    """Longest period of rotary positions, in units of the shortest; None is their source's: 100
+    for "rope2d" (DINOv3), 10 for "rope2d_mixed"."""
     embed_norm: bool = False
     """A norm on the tokens before the first block, as in CLIP."""
     pool: Literal["cls", "avg", "map"] = "cls"
@@ -68,6 +95,12 @@ class ViTConfig:
     """Added to the variance in every norm; the paper's code has 1e-6, PyTorch's default is 1e-5."""
     layer_scale_init: float | None = None
     """Start value of LayerScale (Touvron et al., 2021); None leaves it out."""
+    attention: Literal[
+        "global", "local", "neighborhood", "window", "shifted_window", "axial", "strided", "fixed"
+    ] = "global"
+    """Which patches a patch may look at: a key of ``tessera.nn.attention_masks.PATTERNS``."""
+    attention_window: int = 7
+    """Side, in patches, of the window of "local", "neighborhood", "window", "shifted_window"."""
     drop_rate: float = 0.0
     """Dropout after the positions and after every dense layer but q, k, v (paper, B.1)."""
     attn_drop_rate: float = 0.0
@@ -78,18 +111,20 @@ class ViTConfig:
     def __post_init__(self) -> None:
         self._check_sizes()
         self._check_choices()
+        self._check_attention()
 
     def _check_sizes(self) -> None:
-        positive = ("embed_dim", "depth", "num_heads", "mlp_dim", "patch_size", "in_chans")
-        for name in positive:
+        positive = ["embed_dim", "depth", "num_heads", "mlp_dim", "patch_size", "in_chans"]
+        for name in [*positive, "pos_clip", "attention_window"]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         for name in ("num_classes", "num_registers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("norm_eps", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be greater than 0")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value} must be greater than 0")
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
@@ -118,8 +153,20 @@ class ViTConfig:
     def _check_choices(self) -> None:
         for field in fields(self):
             value, choices = getattr(self, field.name), get_args(field.type)
-            if get_origin(field.type) is Literal and value not in choices:
-                raise ValueError(f"{field.name}={value!r} is none of {', '.join(choices)}")
+            if field.name == "pos_place":
+                choices = (None, *get_args(Place))
+            elif get_origin(field.type) is not Literal:
+                continue
+            if value not in choices:
+                raise ValueError(
+                    f"{field.name}={value!r} is none of {', '.join(map(str, choices))}"
+                )
+        places = POS_PLACES.get(self.pos_embed, _ADDED)
+        if self.pos_place not in (None, *places):
+            raise ValueError(
+                f"pos_embed={self.pos_embed!r} means nothing at pos_place={self.pos_place!r}\n"
+                f"hint: it acts at {' or '.join(map(repr, places))}"
+            )
         if self.pool == "cls" and not self.cls_token:
             raise ValueError("pool='cls' needs cls_token=True\nhint: use pool='avg' or pool='map'")
         if self.dist_token and not self.cls_token:
@@ -134,6 +181,21 @@ class ViTConfig:
         if self.patch_norm and self.patch_embed != "linear":
             raise ValueError("patch_norm=True needs patch_embed='linear'")
 
+    def _check_attention(self) -> None:
+        name = self.attention
+        if name in ("local", "neighborhood") and self.attention_window % 2 == 0:
+            raise ValueError(
+                f"attention={name!r} needs an odd attention_window, around a patch in its middle, "
+                f"not {self.attention_window}"
+            )
+        if name == "axial" and self.depth % 2:
+            raise ValueError(
+                f"attention='axial' makes rows and columns of two blocks, not of depth={self.depth}"
+                "\nhint: an even depth"
+            )
+        if name in ("strided", "fixed") and self.num_heads < 2:
+            raise ValueError(f"attention={name!r} needs two heads or more, which share two masks")
+
     @property
     def image_shape(self) -> Size2d:
         """Height and width of ``img_size`` in pixels."""
@@ -145,6 +207,11 @@ class ViTConfig:
         """Rows and columns of patches at ``img_size``; their product is N in the paper."""
         height, width = self.image_shape
         return height // self.patch_size, width // self.patch_size
+
+    @property
+    def place(self) -> Place:
+        """Where positions act: ``pos_place``, or the usual place of the scheme."""
+        return self.pos_place or POS_PLACES.get(self.pos_embed, _ADDED)[0]
 
     @property
     def positioned_prefix(self) -> int:
@@ -176,6 +243,13 @@ class ViTOverrides:
     dist_head: bool | None = None
     num_registers: int | None = None
     pos_embed: str | None = None
+    """Position scheme: none, learned, learned2d, sincos1d, sincos2d, rope2d, rope2d_mixed, shaw,
+    shaw_values, shaw_bias, relative, bias2d."""
+    pos_place: Place | None = None
+    """Where it acts: added once at the stem, at every block with tables of its own, or with one
+    table shared by all blocks; None is the scheme's usual place."""
+    pos_clip: int | None = None
+    """Largest offset that shaw, shaw_values and shaw_bias tell apart."""
     rope_theta: float | None = None
     embed_norm: bool | None = None
     pool: Literal["cls", "avg", "map"] | None = None
@@ -187,6 +261,23 @@ class ViTOverrides:
     norm: Literal["layernorm", "rmsnorm"] | None = None
     norm_eps: float | None = None
     layer_scale_init: float | None = None
+    attention: (
+        Literal[
+            "global",
+            "local",
+            "neighborhood",
+            "window",
+            "shifted_window",
+            "axial",
+            "strided",
+            "fixed",
+        ]
+        | None
+    ) = None
+    """Which patches a patch may look at: all, a window around it (cut off at the border, or moved
+    inwards), tiles, tiles and shifted tiles in turn, rows and columns in turn, or sparse."""
+    attention_window: int | None = None
+    """Side, in patches, of the window of local, neighborhood, window and shifted_window."""
     drop_rate: float | None = None
     attn_drop_rate: float | None = None
     drop_path_rate: float | None = None

@@ -376,6 +376,24 @@ def test_another_size_resamples_the_positions_of_patches_alone(
     assert notes[0] == f"positions resampled from 4x4 to {rows}x{cols} patches"
 
 
+@pytest.mark.parametrize("place", ["every", "shared"])
+@pytest.mark.parametrize(
+    "name", ["learned", "learned2d", "shaw_values", "bias2d", "rope2d_mixed", "sincos2d"]
+)
+def test_another_size_resamples_every_scheme_at_every_place(name: str, place: str) -> None:
+    loaded = make(pos_embed=name, pos_place=place, depth=2, num_registers=1, pos_clip=2)
+    model, notes = adapt(loaded, NAMES, {"img_size": (40, 24)})
+    x = images(40, 24)
+    assert torch.equal(features(model, x), features(loaded.model, x))
+    resampled = name in ("learned", "learned2d", "bias2d")
+    assert ("positions resampled from 4x4 to 5x3 patches" in notes) == resampled
+
+
+def test_raster_offsets_cannot_follow_to_another_width() -> None:
+    with pytest.raises(ValueError, match=r"raster offsets of 4x4 patches.*\nhint: "):
+        adapt(make(pos_embed="relative"), NAMES, {"img_size": 40})
+
+
 def test_the_same_size_leaves_the_positions_as_they_are() -> None:
     loaded = make()
     model, notes = adapt(loaded, ("cat", "dog"), {"img_size": 32, "drop_path_rate": 0.1})

@@ -100,6 +100,10 @@ def test_transformers_opens_what_we_write_and_answers_the_same(tmp_path: Path) -
         ("npz", {"qk_norm": True}, "qk_norm=True"),
         ("npz", {"norm_eps": 1e-5}, "norm_eps"),
         ("timm", {"pos_embed": "sincos2d"}, "pos_embed='sincos2d'"),
+        ("timm", {"pos_place": "shared"}, "place='shared'"),
+        ("npz", {"pos_place": "every"}, "place='every'"),
+        ("timm", {"attention": "local"}, "attention='local'"),
+        ("hf", {"attention": "window"}, "attention='window'"),
     ],
 )
 def test_what_a_format_cannot_say_is_refused_not_left_out(

@@ -12,7 +12,7 @@ from tessera.models.variants import parse
 from tessera.models.vit import Tokens, ViT, create_model
 from tessera.nn.block import Block
 from tessera.nn.patch_embed import patchify, unpatchify
-from tessera.nn.pos_embed import POS_EMBEDS, Learned, Rotation, SinCos2d, resample
+from tessera.nn.pos_embed import POS_EMBEDS, Learned, PosEmbed, Rotation, SinCos2d, resample
 
 SCHEMES = sorted(POS_EMBEDS)
 
@@ -25,8 +25,9 @@ def mu(**arch: Any) -> ViT:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.5)
     for module in model.modules():
-        if isinstance(module, Learned):
-            nn.init.normal_(module.table, std=0.5)
+        if isinstance(module, PosEmbed):
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
 
@@ -182,7 +183,8 @@ def test_without_positions_the_order_of_patches_does_not_matter(
     pool: str, num_registers: int
 ) -> None:
     def change(pos_embed: str) -> float:
-        model = mu(depth=2, pool=pool, num_registers=num_registers, pos_embed=pos_embed)
+        arch = {"num_registers": num_registers, "pos_embed": pos_embed, "img_size": (64, 48)}
+        model = mu(depth=2, pool=pool, **arch)
         return (model(shuffled) - model(images)).abs().max().item()
 
     images = pixels(64, 48)
@@ -383,7 +385,7 @@ def test_a_block_that_is_not_there_is_refused(block: int) -> None:
 @given(
     rows=st.integers(1, 4),
     cols=st.integers(1, 4),
-    pos_embed=st.sampled_from(SCHEMES),
+    pos_embed=st.sampled_from(sorted(set(SCHEMES) - {"relative"})),
     form=st.sampled_from(["conv", "linear"]),
 )
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -402,13 +404,14 @@ def test_an_image_that_does_not_fit_is_refused_with_a_size_that_does() -> None:
 
 @pytest.mark.parametrize("pos_embed", SCHEMES)
 def test_a_model_runs_in_half_precision(pos_embed: str) -> None:
-    model = mu(pos_embed=pos_embed, num_registers=1).bfloat16()
+    model = mu(pos_embed=pos_embed, num_registers=1, img_size=(48, 32)).bfloat16()
     assert model(pixels(48, 32).bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("pos_embed", SCHEMES)
 def test_a_model_built_without_memory_runs_once_it_is_given_weights(pos_embed: str) -> None:
     everything: dict[str, Any] = {
+        "img_size": (48, 32),
         "dist_token": True,
         "dist_head": True,
         "num_registers": 2,

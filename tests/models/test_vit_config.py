@@ -11,6 +11,7 @@ from torch import nn
 from tessera.config import ViTConfig
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
+from tessera.nn.attention_masks import PATTERNS
 from tessera.nn.block import ACTIVATIONS, Block, Mlp
 from tessera.nn.noise import Dropout
 from tessera.nn.pos_embed import POS_EMBEDS, Rope2d
@@ -35,6 +36,10 @@ CONFIGS = st.fixed_dictionaries(
         "dist_head": st.booleans(),
         "num_registers": st.integers(0, 2),
         "pos_embed": st.sampled_from(sorted(POS_EMBEDS)),
+        "pos_place": st.sampled_from(["stem", "every", "shared"]),
+        "pos_clip": st.integers(1, 3),
+        "attention": st.sampled_from(sorted(PATTERNS)),
+        "attention_window": st.integers(1, 4),
         "rope_theta": st.sampled_from([1.0, 1e4]),
         "embed_norm": st.booleans(),
         "pool": st.sampled_from(["cls", "avg", "map"]),
@@ -58,7 +63,11 @@ REASONS = (  # each has a test of its own
     "needs an even embed_dim",
     "needs embed_dim to be a multiple of",
     "needs heads of a width that 4 divides",
+    "needs an odd attention_window",
+    "of two blocks",
+    "needs two heads or more",
     "which it stands beside",
+    "means nothing at pos_place=",
     "dist_head=True needs",
     "pool='map' needs",
 )

@@ -10,20 +10,26 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from tessera.nn.pos_embed import (
-    POS_EMBEDS,
-    Learned,
-    PosEmbed,
-    PosSpec,
-    Rope2d,
-    Rotation,
-    make_pos_embed,
-    resample,
-)
+from tessera.nn.pos_embed import POS_EMBEDS, make_pos_embed
+from tessera.nn.positions.absolute import Learned, Learned2d
+from tessera.nn.positions.base import PosEmbed, PosSpec, Rotation
+from tessera.nn.positions.grids import resample
+from tessera.nn.positions.rotary import Rope2d, Rope2dMixed
 
 PROPERTY = settings(max_examples=25, deadline=None, derandomize=True)
 SIDES = st.integers(1, 6)
 CPU = torch.device("cpu")
+RELATIVE = ["shaw", "shaw_values", "shaw_bias", "relative", "bias2d"]
+LEARNT = {
+    "learned": ["table"],
+    "learned2d": ["table_x", "table_y", "table_prefix"],
+    "rope2d_mixed": ["freqs"],
+    "shaw": ["keys"],
+    "shaw_values": ["keys", "values"],
+    "shaw_bias": ["table"],
+    "relative": ["table"],
+    "bias2d": ["table"],
+}
 GRIDS = [((4, 4), (7, 7)), ((7, 7), (4, 4)), ((2, 5), (6, 3)), ((3, 4), (3, 9))]
 
 
@@ -48,12 +54,18 @@ def as_images(table: Tensor, grid: tuple[int, int]) -> list[np.ndarray]:
 # What every scheme must do
 
 
+def moved(scheme: PosEmbed) -> PosEmbed:
+    """The scheme with parameters away from zero."""
+    torch.manual_seed(0)
+    for parameter in scheme.parameters():
+        torch.nn.init.normal_(parameter)
+    return scheme
+
+
 @pytest.mark.parametrize("cls_token", [True, False])
 @pytest.mark.parametrize("name", POS_EMBEDS)
 def test_a_scheme_adds_the_same_to_every_image(name: str, cls_token: bool) -> None:
-    scheme = make_pos_embed(name, spec((2, 3), 8, prefix=int(cls_token)))
-    if isinstance(scheme, Learned):
-        torch.nn.init.normal_(scheme.table)
+    scheme = moved(make_pos_embed(name, spec((2, 3), 8, prefix=int(cls_token))))
     for grid in ((2, 3), (4, 1)):
         rows = grid[0] * grid[1] + cls_token
         x = random(3, rows, 8)
@@ -63,16 +75,13 @@ def test_a_scheme_adds_the_same_to_every_image(name: str, cls_token: bool) -> No
         )
 
 
-@pytest.mark.parametrize("name", sorted(set(POS_EMBEDS) - {"none"}))
+@pytest.mark.parametrize("name", sorted(set(POS_EMBEDS) - {"none", *RELATIVE}))
 def test_a_scheme_tells_all_patches_apart(name: str) -> None:
-    torch.manual_seed(0)
-    scheme = make_pos_embed(name, spec((3, 4), 8, prefix=1))
-    if isinstance(scheme, Learned):
-        torch.nn.init.normal_(scheme.table)
+    scheme = moved(make_pos_embed(name, spec((3, 4), 8, prefix=1)))
     patches = positions(scheme, 13, (3, 4))[1:]
     rotation = scheme.rotation((3, 4), CPU)
     if rotation is not None:
-        patches = torch.cat([patches, *rotation], dim=1)
+        patches = torch.cat([*rotation], dim=-1).detach().reshape(-1, 12, 16)[0]
     distance = (patches[:, None] - patches).norm(dim=-1)
     assert distance[~torch.eye(12, dtype=torch.bool)].min() > 0.01
 
@@ -84,18 +93,19 @@ def test_a_scheme_keeps_the_type_of_the_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POS_EMBEDS)
-def test_only_a_rotary_scheme_turns_and_it_adds_nothing(name: str) -> None:
+def test_only_rotary_schemes_turn_only_relative_ones_relate_and_neither_adds(name: str) -> None:
     scheme = make_pos_embed(name, spec((2, 2), 8, prefix=1))
-    assert (scheme.rotation((2, 3), CPU) is not None) == (name == "rope2d")
-    if name == "rope2d":
+    assert (scheme.rotation((2, 3), CPU) is not None) == name.startswith("rope")
+    assert (scheme.relative((1, 2), CPU) is not None) == (name in RELATIVE)
+    if name.startswith("rope") or name in RELATIVE:
         x = random(2, 7, 8)
         assert torch.equal(scheme(x, (2, 3)), x)
 
 
 @pytest.mark.parametrize("name", POS_EMBEDS)
-def test_a_scheme_keeps_no_state_but_the_learned_table(name: str) -> None:
+def test_a_scheme_keeps_no_state_but_what_it_learns(name: str) -> None:
     scheme = make_pos_embed(name, spec((2, 2), 8, prefix=1))
-    assert list(scheme.state_dict()) == (["table"] if name == "learned" else [])
+    assert list(scheme.state_dict()) == LEARNT.get(name, [])
     assert not list(scheme.buffers())
 
 
@@ -117,7 +127,8 @@ def test_an_unknown_scheme_is_answered_with_the_known_ones(name: str, hint: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "dim"), [("sincos1d", 7), ("sincos2d", 6), ("sincos2d", 10), ("sincos2d", 4)]
+    ("name", "dim"),
+    [("learned2d", 7), ("sincos1d", 7), ("sincos2d", 6), ("sincos2d", 10), ("sincos2d", 4)],
 )
 def test_a_width_without_room_for_sine_and_cosine_is_refused(name: str, dim: int) -> None:
     with pytest.raises(ValueError, match=f"pos_embed='{name}' needs .*embed_dim.* not {dim}$"):
@@ -143,6 +154,40 @@ def test_learned_positions_follow_the_grid_of_the_image(prefix: int) -> None:
     wanted = resample(scheme.table, (2, 3), (4, 5), prefix=prefix)[0]
     assert torch.equal(positions(scheme, prefix + 20, (4, 5)), wanted.detach())
     assert torch.equal(positions(scheme, prefix + 6, (2, 3)), scheme.table[0].detach())
+
+
+# Learned, by axis
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5), (4, 1)])
+def test_learned2d_is_the_column_half_beside_the_row_half(
+    grid: tuple[int, int], prefix: int
+) -> None:
+    scheme = moved(Learned2d(spec(grid, 6, prefix=prefix)))
+    assert isinstance(scheme, Learned2d)
+    wanted = [] if scheme.table_prefix is None else [*scheme.table_prefix.detach()]
+    assert len(wanted) == prefix
+    for y in range(grid[0]):
+        wanted += [torch.cat([scheme.table_x[x], scheme.table_y[y]]) for x in range(grid[1])]
+    assert torch.equal(positions(scheme, prefix + grid[0] * grid[1], grid), torch.stack(wanted))
+    assert sum(p.numel() for p in scheme.parameters()) == 6 * prefix + 3 * sum(grid)
+
+
+def test_each_axis_of_learned2d_is_resampled_by_itself_as_pillow_does() -> None:
+    scheme = moved(Learned2d(spec((4, 6), 6, prefix=1)))
+    assert isinstance(scheme, Learned2d)
+    new = scheme.resampled((4, 9))
+    assert torch.equal(new["table_y"], scheme.table_y.detach())
+    columns = scheme.table_x.detach().numpy()
+    for channel, found in zip(columns.T, new["table_x"].T, strict=True):
+        image = Image.fromarray(np.ascontiguousarray(channel[None]))
+        wanted = np.asarray(image.resize((9, 1), Image.Resampling.BICUBIC))[0]
+        # Measured: 2e-7.
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=5e-6)
+    other = Learned2d(spec((4, 9), 6, prefix=1))
+    other.load_state_dict(new)
+    assert torch.equal(positions(other, 37, (4, 9)), positions(scheme, 37, (4, 9)))
 
 
 # Sines and cosines
@@ -266,10 +311,67 @@ def test_a_rotation_is_computed_in_single_precision_and_keeps_the_type_of_the_to
     assert torch.equal(found, rotation.turn(x.float()).bfloat16())
 
 
+@pytest.mark.parametrize("head_dim", [2, 6])
+def test_a_head_without_room_for_mixed_pairs_is_refused(head_dim: int) -> None:
+    with pytest.raises(ValueError, match=r"^pos_embed='rope2d_mixed' needs .* 4 .* not "):
+        mixed(2, head_dim)
+
+
 @pytest.mark.parametrize("head_dim", [1, 2, 6, 15])
 def test_a_head_without_room_for_two_axes_of_pairs_is_refused(head_dim: int) -> None:
     with pytest.raises(ValueError, match=f"^pos_embed='rope2d' needs .* 4 .* not {head_dim}$"):
         rope((2, 2), head_dim)
+
+
+def mixed(heads: int, head_dim: int, theta: float | None = None) -> Rope2dMixed:
+    torch.manual_seed(0)
+    made_for = PosSpec(
+        grid=(2, 2), embed_dim=8, head_dim=head_dim, prefix=1, num_heads=heads, theta=theta
+    )
+    return Rope2dMixed(made_for)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 5)])
+def test_rope2d_mixed_turns_each_head_by_its_own_frequencies(grid: tuple[int, int]) -> None:
+    scheme = mixed(3, 8)
+    rotation = scheme.rotation(grid, CPU)
+    found = torch.complex(rotation.cos, rotation.sin)
+    for head in range(3):
+        for y in range(grid[0]):
+            for x in range(grid[1]):
+                for i in range(8):
+                    fx, fy = scheme.freqs[:, head, i % 4].tolist()
+                    wanted = complex(math.cos(fx * x + fy * y), math.sin(fx * x + fy * y))
+                    # Measured: 3e-7.
+                    assert abs(found[head, y * grid[1] + x, i].item() - wanted) < 5e-6
+
+
+@pytest.mark.parametrize(("theta", "base"), [(None, 10.0), (100.0, 100.0)])
+def test_the_mixed_frequencies_start_in_two_directions_at_right_angles(
+    theta: float | None, base: float
+) -> None:
+    scheme = mixed(2, 12, theta)
+    first, second = scheme.freqs.detach().unflatten(-1, (2, 3)).unbind(-2)  # 2 h e/4
+    lengths = base ** -(torch.arange(3) / 3)
+    # Measured: 6e-8 for each.
+    torch.testing.assert_close(first.norm(dim=0), lengths.expand(2, 3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(second.norm(dim=0), lengths.expand(2, 3), rtol=0, atol=1e-6)
+    assert (first * second).sum(0).abs().max() < 1e-6
+    direction = first / first.norm(dim=0)
+    torch.testing.assert_close(direction, direction[..., :1].expand_as(direction))
+    assert (direction[:, 0] - direction[:, 1]).abs().max() > 0.01  # heads differ
+
+
+def test_mixed_products_depend_on_the_offset_only() -> None:
+    rotation, (rows, cols) = mixed(2, 8).rotation((4, 5), CPU), (4, 5)
+    q, k = (random(2, 8, seed=seed)[None, :, None].expand(1, 2, 20, 8) for seed in (1, 2))
+    products = (rotation.turn(q) @ rotation.turn(k).mT)[0].detach()
+    for i in range(rows * cols):
+        for j in range(rows * cols):
+            if i // cols and i % cols and j // cols and j % cols:
+                # Measured: 2e-6.
+                moved_back = products[:, i - cols - 1, j - cols - 1]
+                assert (products[:, i, j] - moved_back).abs().max() < 5e-5
 
 
 # Resampling

@@ -14,7 +14,7 @@ from tessera.checkpoint.rules import CheckpointError
 from tessera.config import ViTConfig
 from tessera.data.dataset import Task
 from tessera.models.vit import ViT
-from tessera.nn.pos_embed import resample
+from tessera.nn.positions.base import resampled_positions
 
 CHANGEABLE = {
     "img_size",
@@ -22,6 +22,8 @@ CHANGEABLE = {
     "pool",
     "drop_rate",
     "attn_drop_rate",
+    "attention",
+    "attention_window",
     "drop_path_rate",
 }
 """Fields that may differ from those the weights were trained with."""
@@ -70,13 +72,13 @@ def adapt(
     model = ViT(config)
     state = model.state_dict()
     notes = []
-    for name, tensor in loaded.model.state_dict().items():
+    trained = loaded.model.state_dict()
+    positions = resampled_positions(loaded.model, config.grid) if old.grid != config.grid else {}
+    if any(not torch.equal(tensor, trained[name]) for name, tensor in positions.items()):
+        notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
+    for name, tensor in (trained | positions).items():
         if name.startswith(HEAD) and not same_head:
             continue
-        if name == "pos_embed.table" and old.grid != config.grid:
-            prefix = old.positioned_prefix
-            tensor = resample(tensor, old.grid, config.grid, prefix=prefix)
-            notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
         if name == "patch_embed.proj.weight" and old.patch_size != config.patch_size:
             tensor = _resize_projection(tensor, old, config)
             notes.append(f"patches resized from {old.patch_size} to {config.patch_size} pixels")

@@ -26,6 +26,8 @@ PLAIN = {
     "dist_token": False,
     "num_registers": 0,
     "pos_embed": "learned",
+    "place": "stem",
+    "attention": "global",
     "embed_norm": False,
     "pool": "cls",
     "final_norm": "tokens",
@@ -48,7 +50,13 @@ def write_timm(loaded: LoadedModel, folder: Path) -> None:
         CheckpointError: timm's Vision Transformer has no such part.
     """
     config, header = loaded.header.config, loaded.header
-    wanted = {"pos_embed": "learned", "patch_norm": False, "representation_dim": None}
+    wanted = {
+        "pos_embed": "learned",
+        "place": "stem",
+        "attention": "global",
+        "patch_norm": False,
+        "representation_dim": None,
+    }
     _require(config, wanted, "timm")
     state = revert(_state(loaded), TIMM.rules(asdict(config)), config.depth, zeros=TIMM.zeros)
     p = header.preprocessing

@@ -1,6 +1,7 @@
 """The Vision Transformer of Dosovitskiy et al. (2020), equations 1 to 4."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,13 +11,15 @@ from torch.utils.checkpoint import checkpoint
 
 from tessera.config import ViTConfig
 from tessera.models.variants import parse
+from tessera.nn.attention_masks import TokenGrid, block_mask, dense_mask
 from tessera.nn.block import Block, BlockSpec
 from tessera.nn.init import initialise
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
 from tessera.nn.patch_embed import ConvPatchEmbed, Grid, LinearPatchEmbed, grid_of
 from tessera.nn.pool import AttentionPool
-from tessera.nn.pos_embed import PosSpec, Rotation, make_pos_embed
+from tessera.nn.pos_embed import PosSpec, make_pos_embed
+from tessera.nn.positions.base import NoPosEmbed, Placement, PosEmbed
 
 
 class Tokens(NamedTuple):
@@ -36,7 +39,8 @@ class ViT(nn.Module):
     """Patch embedding, position embedding, ``depth`` encoder blocks, norm, pool, head.
 
     Images are ``b c h w``, normalised as the model's preprocessing says; any multiple of the patch
-    runs, square or not. ``grad_checkpointing = True`` trades a third more time for memory.
+    runs, square or not. ``grad_checkpointing = True`` trades a third more time for memory;
+    ``block_sparse = True`` runs an attention pattern through torch's flex_attention, where it can.
 
     Args:
         init: First weights, a key of ``tessera.nn.init.INITS``.
@@ -46,6 +50,7 @@ class ViT(nn.Module):
         super().__init__()
         c = self.config = config
         self.grad_checkpointing = False
+        self.block_sparse = False
         if c.patch_embed == "linear":
             self.patch_embed: nn.Module = LinearPatchEmbed(
                 c.patch_size, c.in_chans, c.embed_dim, patch_norm=c.patch_norm
@@ -55,13 +60,18 @@ class ViT(nn.Module):
         self.cls_token = _tokens(int(c.cls_token), c.embed_dim)
         self.dist_token = _tokens(int(c.dist_token), c.embed_dim)
         self.register_tokens = _tokens(c.num_registers, c.embed_dim)
-        self.pos_embed = make_pos_embed(c.pos_embed, _pos_spec(c))
+        positions, every = _pos_spec(c), c.place == "every"
+        self.pos_embed = NoPosEmbed(positions) if every else make_pos_embed(c.pos_embed, positions)
         self.pos_drop = Dropout(c.drop_rate)
         embed_norm = make_norm(c.norm, c.embed_dim, c.norm_eps) if c.embed_norm else nn.Identity()
         self.embed_norm = embed_norm
         spec = _block_spec(c)
         self.blocks = nn.ModuleList(
-            Block(spec, drop_path=c.drop_path_rate * i / max(c.depth - 1, 1))
+            Block(
+                spec,
+                drop_path=c.drop_path_rate * i / max(c.depth - 1, 1),
+                pos_embed=make_pos_embed(c.pos_embed, positions) if every else None,
+            )
             for i in range(c.depth)
         )
         norm = make_norm(c.norm, c.embed_dim, c.norm_eps)
@@ -85,9 +95,8 @@ class ViT(nn.Module):
     def forward_features(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Encode images into tokens, normalised where ``final_norm`` is "tokens"."""
         x, grid = self._embed(images)
-        rotation = self.pos_embed.rotation(grid, x.device)
-        for block in self.blocks:
-            x = self._run(block, x, rotation)
+        for block, placement in self._placed(grid, x.device):
+            x = self._run(block, x, placement)
         return self._name(self._norm_tokens(x), grid)
 
     def forward_head(self, tokens: Tokens) -> Float[Tensor, "b k"]:
@@ -135,9 +144,8 @@ class ViT(nn.Module):
         wanted = [self._index(block) for block in blocks]
         found: dict[int, Tokens] = {}
         x, grid = self._embed(images)
-        rotation = self.pos_embed.rotation(grid, x.device)
-        for i, block in self._blocks_to(wanted):
-            x = self._run(block, x, rotation)
+        for i, (block, placement) in self._blocks_to(wanted, grid, x.device):
+            x = self._run(block, x, placement)
             if i in wanted:
                 found[i] = self._name(self.norm(x) if norm else x, grid)
         return [found[i] for i in wanted]
@@ -156,11 +164,11 @@ class ViT(nn.Module):
         wanted = [self._index(block) for block in blocks]
         found: dict[int, Tensor] = {}
         x, grid = self._embed(images)
-        rotation = self.pos_embed.rotation(grid, x.device)
-        for i, block in self._blocks_to(wanted):
+        for i, (block, placement) in self._blocks_to(wanted, grid, x.device, look=True):
             if i in wanted:
-                found[i] = block.attention_weights(x, rotation)
-            x = block(x, rotation)
+                told = cast(tuple[Any, ...], placement.inside)
+                found[i] = block.attention_weights(placement.enter(x), *told)
+            x = self._run(block, x, placement)
         return [found[i] for i in wanted]
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
@@ -172,17 +180,43 @@ class ViT(nn.Module):
             t.expand(batch, -1, -1) for t in (self.cls_token, self.dist_token) if t is not None
         ]
         x = torch.cat([*prefix, x], dim=1)  # b n+1 d
-        x = self.pos_drop(self.pos_embed(x, grid))
+        if self.config.place == "stem":
+            x = self.pos_embed(x, grid)
+        x = self.pos_drop(x)
         if self.register_tokens is not None:
             counts = [self.config.positioned_prefix, grid[0] * grid[1]]
             first, patches = x.split(counts, dim=1)
             x = torch.cat([first, self.register_tokens.expand(batch, -1, -1), patches], dim=1)
         return self.embed_norm(x), grid  # b t d
 
-    def _run(self, block: nn.Module, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def _placed(
+        self, grid: Grid, device: torch.device, *, look: bool = False
+    ) -> Iterator[tuple[Block, Placement]]:
+        """Every block, and what it is told about where its tokens are.
+
+        Args:
+            look: Make dense masks in any case, to look at the attention weights.
+        """
+        c = self.config
+        specials = c.positioned_prefix + c.num_registers
+        tokens = TokenGrid(grid, specials, c.num_heads, c.attention_window)
+        placement = self.pos_embed.placement(grid, device, add=c.place != "stem")
+        for i, block in enumerate(cast(list[Block], list(self.blocks))):
+            scheme = self.pos_embed if block.pos_embed is None else block.pos_embed
+            make = dense_mask if look or not self._runs_in_blocks(scheme, device) else block_mask
+            yield block, placement._replace(mask=make(c.attention, i, tokens, device))
+
+    def _runs_in_blocks(self, scheme: PosEmbed, device: torch.device) -> bool:
+        """Whether flex_attention is asked for and can: no dropout, no gradients on the CPU."""
+        if not self.block_sparse or (device.type == "cpu" and torch.is_grad_enabled()):
+            return False
+        return not scheme.has_values and not (self.training and self.config.attn_drop_rate)
+
+    def _run(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
+        x = placement.enter(x)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, rotation, use_reentrant=False)
-        return block(x, rotation)
+            return checkpoint(block, x, *placement.inside, use_reentrant=False)
+        return block(x, *placement.inside)
 
     def _norm_tokens(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.config.final_norm == "tokens" else x
@@ -199,9 +233,12 @@ class ViT(nn.Module):
             return x
         return torch.tanh(self.pre_logits(x))
 
-    def _blocks_to(self, wanted: Sequence[int]) -> Iterator[tuple[int, Block]]:
+    def _blocks_to(
+        self, wanted: Sequence[int], grid: Grid, device: torch.device, *, look: bool = False
+    ) -> Iterator[tuple[int, tuple[Block, Placement]]]:
         """The blocks up to the deepest that is wanted, with their indices."""
-        yield from enumerate(cast(list[Block], list(self.blocks))[: max(wanted, default=-1) + 1])
+        count = max(wanted, default=-1) + 1
+        yield from enumerate(islice(self._placed(grid, device, look=look), count))
 
     def _index(self, block: int) -> int:
         depth = self.config.depth
@@ -233,6 +270,9 @@ def _pos_spec(config: ViTConfig) -> PosSpec:
         embed_dim=config.embed_dim,
         head_dim=config.attention_dim // config.num_heads,
         prefix=config.positioned_prefix,
+        registers=config.num_registers,
+        num_heads=config.num_heads,
+        clip=config.pos_clip,
         theta=config.rope_theta,
     )
 

@@ -2,13 +2,15 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
+from tessera.nn.attention_masks import block_sparse_attention
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
-from tessera.nn.pos_embed import Rotation
+from tessera.nn.positions.base import Relative, Rotation
 
 
 class Attention(nn.Module):
@@ -17,7 +19,10 @@ class Attention(nn.Module):
     ``forward`` uses the fused kernel, which never forms A; ``weights`` computes A exactly, from
     the same queries and keys, when somebody wants to look.
 
-    ``rotation`` turns queries and keys by their positions, where the position scheme does that.
+    ``rotation`` turns queries and keys by their positions, ``relative`` adds terms for pairs of
+    tokens, where the position scheme does that; ``mask`` is True for the pairs that may look. The
+    fused kernel takes both as its mask, which is exact; vectors on the values need A itself. With a
+    block mask, a kernel that skips blocks gives the same; it has no dropout, nor such vectors.
 
     Args:
         dim: Width of a token: D.
@@ -51,21 +56,36 @@ class Attention(nn.Module):
         self.proj_drop = Dropout(proj_drop)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        rotation: Rotation | None = None,
+        relative: Relative | None = None,
+        mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
     ) -> Float[Tensor, "b t d"]:
         q, k, v = self._qkv(x, rotation)
-        if self.training and self.attn_drop.rate:  # the kernel's own masks know no rows
-            x = self.attn_drop(_weights(q, k)) @ v
-        else:
-            x = F.scaled_dot_product_attention(q, k, v)  # equations 6 and 7
+        noisy = self.training and self.attn_drop.rate > 0  # the kernel's own masks know no rows
+        if isinstance(mask, BlockMask):
+            bias = None if relative is None else relative.logits(q)
+            x = block_sparse_attention(q, k, v, mask, bias)
+        elif noisy or (relative is not None and relative.values is not None):
+            a = self.attn_drop(_probabilities(q, k, relative, mask))
+            x = a @ v
+            if relative is not None and relative.values is not None:
+                x = x + relative.mix(a)
+        else:  # equations 6 and 7
+            x = F.scaled_dot_product_attention(q, k, v, _terms(q, relative, mask))
         return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
 
     def weights(
-        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        rotation: Rotation | None = None,
+        relative: Relative | None = None,
+        mask: Bool[Tensor, "#h t t"] | None = None,
     ) -> Float[Tensor, "b h t t"]:
         """Return A = softmax(q k^T / sqrt(D_h)), equation 6, without dropout; rows sum to 1."""
         q, k, _ = self._qkv(x, rotation)
-        return _weights(q, k)
+        return _probabilities(q, k, relative, mask)
 
     def _qkv(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``b h t e``: equation 5."""
@@ -78,6 +98,19 @@ class Attention(nn.Module):
         return q, k, v
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """Equation 6."""
-    return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+def _terms(q: Tensor, relative: Relative | None, mask: Tensor | None) -> Tensor | None:
+    """What joins the logits: numbers to add, or the boolean mask alone; ``b h t t`` or less."""
+    if relative is None:
+        return None if mask is None else mask[None]
+    terms = relative.logits(q)
+    return terms if mask is None else terms.masked_fill(~mask, -torch.inf)
+
+
+def _probabilities(
+    q: Tensor, k: Tensor, relative: Relative | None, mask: Tensor | None
+) -> Float[Tensor, "b h t t"]:
+    """A of equation 6, with the terms of pairs."""
+    logits = q @ k.mT * q.shape[-1] ** -0.5
+    if relative is not None:
+        logits = logits + relative.logits(q)
+    return (logits if mask is None else logits.masked_fill(~mask, -torch.inf)).softmax(dim=-1)

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from tessera.nn.attention import Attention
 from tessera.nn.noise import Dropout, Noisy
 from tessera.nn.norm import make_norm
-from tessera.nn.pos_embed import Rotation
+from tessera.nn.patch_embed import Grid
+from tessera.nn.positions.base import PosEmbed, Relative, Rotation
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -127,10 +129,15 @@ class Block(nn.Module):
 
     Args:
         drop_path: Probability, per image, that a residual branch is skipped in training.
+        pos_embed: The block's own position scheme, which takes the place of ``rotation`` and
+            ``relative``; it wants ``grid``, the rows and columns of the patches.
     """
 
-    def __init__(self, spec: BlockSpec, *, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, spec: BlockSpec, *, drop_path: float = 0.0, pos_embed: PosEmbed | None = None
+    ) -> None:
         super().__init__()
+        self.pos_embed = pos_embed
         self.norm1 = make_norm(spec.norm, spec.dim, spec.norm_eps)
         self.attn = Attention(
             spec.dim,
@@ -151,16 +158,37 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        rotation: Rotation | None = None,
+        relative: Relative | None = None,
+        mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, "b t d"]:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation)))  # equation 2
+        if self.pos_embed is not None and grid is not None:
+            x, rotation, relative = self._placed(self.pos_embed, x, grid)
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation, relative, mask)))  # 2
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))  # equation 3
 
     def attention_weights(
-        self, x: Float[Tensor, "b t d"], rotation: Rotation | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        rotation: Rotation | None = None,
+        relative: Relative | None = None,
+        mask: Bool[Tensor, "#h t t"] | None = None,
+        grid: Grid | None = None,
     ) -> Float[Tensor, "b h t t"]:
         """Return the attention probabilities that ``forward`` uses on the same tokens."""
-        return self.attn.weights(self.norm1(x), rotation)
+        if self.pos_embed is not None and grid is not None:
+            x, rotation, relative = self._placed(self.pos_embed, x, grid)
+        return self.attn.weights(self.norm1(x), rotation, relative, mask)
+
+    def _placed(
+        self, scheme: PosEmbed, x: Tensor, grid: Grid
+    ) -> tuple[Tensor, Rotation | None, Relative | None]:
+        """The tokens with the block's own positions, and what attention is told."""
+        own = scheme.placement(grid, x.device, add=True)
+        return own.enter(x), own.rotation, own.relative
 
 
 def _layer_scale(spec: BlockSpec) -> nn.Module:

@@ -13,7 +13,8 @@ from tessera.nn.attention import Attention
 from tessera.nn.block import LayerScale, Mlp, SwiGlu
 from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
 from tessera.nn.pool import AttentionPool
-from tessera.nn.pos_embed import Learned
+from tessera.nn.positions.absolute import Learned, Learned2d
+from tessera.nn.positions.base import PosEmbed
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of N(0, 1) cut off at two sigma; flax divides by it, PyTorch does not."""
@@ -37,8 +38,9 @@ def init_paper(model: nn.Module) -> None:
                     _xavier_parts(linear, parts)
             case ConvPatchEmbed() | LinearPatchEmbed():
                 _lecun_normal(module.proj)
-            case Learned():
-                nn.init.normal_(module.table, std=0.02)
+            case Learned() | Learned2d():
+                for table in module.parameters():
+                    nn.init.normal_(table, std=0.02)
             case Mlp():
                 _mlp_linears(module.fc1, module.fc2)
             case SwiGlu():
@@ -57,8 +59,9 @@ def init_timm(model: nn.Module) -> None:
                 _truncated_normal(module, 0.02)
             case ConvPatchEmbed():
                 _lecun_normal(module.proj)
-            case Learned():
-                nn.init.trunc_normal_(module.table, std=0.02)
+            case Learned() | Learned2d():
+                for table in module.parameters():
+                    nn.init.trunc_normal_(table, std=0.02)
             case AttentionPool():
                 nn.init.trunc_normal_(module.latent, std=module.latent.shape[-1] ** -0.5)
     _tokens_and_heads(model, cls_std=1e-6, pre_logits=lambda m: _truncated_normal(m, 0.02))
@@ -73,8 +76,9 @@ def init_mae(model: nn.Module) -> None:
             case ConvPatchEmbed():
                 nn.init.xavier_uniform_(module.proj.weight.view(module.proj.weight.shape[0], -1))
                 _zeros(module.proj.bias)
-            case Learned():
-                nn.init.normal_(module.table, std=0.02)
+            case Learned() | Learned2d():
+                for table in module.parameters():
+                    nn.init.normal_(table, std=0.02)
             case AttentionPool():
                 nn.init.xavier_uniform_(module.latent[0])
     _tokens_and_heads(model, cls_std=0.02, pre_logits=lambda m: _xavier_parts(m, 1))
@@ -96,8 +100,8 @@ def initialise(model: nn.Module, scheme: str) -> None:
     if scheme not in INITS:
         raise ValueError(f"unknown init={scheme!r}\nhint: known are {', '.join(INITS)}")
     with torch.no_grad():
-        for module in model.modules():  # norms and LayerScale start the same in every scheme
-            if isinstance(module, nn.LayerNorm | nn.RMSNorm | LayerScale):
+        for module in model.modules():  # these start the same in every scheme
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm | LayerScale | PosEmbed):
                 module.reset_parameters()
         INITS[scheme](model)
 

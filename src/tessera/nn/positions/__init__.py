@@ -1,0 +1,1 @@
+"""Position schemes, by what they do to tokens: add, turn or relate."""
