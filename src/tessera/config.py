@@ -182,6 +182,8 @@ class ViTConfig:
                 f"stem_width={self.stem_width} and stem_blocks={self.stem_blocks}: a ResNet "
                 "wants a multiple of 32, for GroupNorm, and no empty stage"
             )
+        if kind == "resnetv2" and not self.stem_blocks:
+            raise ValueError("patch_embed='resnetv2' needs stem_blocks, such as (3, 4, 6, 3)")
         if kind == "tokenizer" and not self.stem_kernel % 2:
             raise ValueError(f"stem_kernel={self.stem_kernel} must be odd")
         if self.patch_size % stride or (kind in EXACT and self.patch_size != stride):
@@ -195,8 +197,6 @@ class ViTConfig:
     def _check_network(self) -> None:
         """A network without an encoder has nothing that an encoder has."""
         if self.patch_embed == "resnetv2":
-            if not self.stem_blocks:
-                raise ValueError("patch_embed='resnetv2' needs stem_blocks, such as (3, 4, 6, 3)")
             channels = 4 * self.stem_width * 2 ** (len(self.stem_blocks) - 1)
         else:
             channels = self.stem_width * min(2 ** (self.stem_layers - 1), 8)
@@ -211,9 +211,11 @@ class ViTConfig:
         }
         for name, value in wanted.items():
             if getattr(self, name) != value:
+                flag = f"--arch.{name.replace('_', '-')} None"
                 raise ValueError(
                     f"patch_embed={self.patch_embed!r} is a network of its own, which wants "
-                    f"{name}={value!r}, not {getattr(self, name)!r}"
+                    f"{name}={value!r}, not {getattr(self, name)!r}\n"
+                    f"hint: leave it out; `{flag}` undoes what a recipe says of it"
                 )
 
     @property

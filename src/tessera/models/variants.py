@@ -58,15 +58,16 @@ ROOT_PATCH = 8
 """Side of a patch on the feature map of R+ViT-Ti/16: with the root, which shrinks by 4, a token
 covers 32 pixels, whatever its name says."""
 
-PUBLISHED_HYBRIDS = (
-    "vit_tiny_r_s16_p8",
-    "vit_small_r26_s32",
-    "vit_base_r26_s32",
-    "vit_base_r50_s16",
-    "vit_base_r50_s32",
-    "vit_large_r50_s16",
-    "vit_large_r50_s32",
-)
+PUBLISHED_HYBRIDS = {
+    "vit_tiny_r_s16_p8": "R+ViT-Ti/16",
+    "vit_small_r26_s32": "R26+ViT-S/32",
+    "vit_base_r26_s32": "R26+ViT-B/32",
+    "vit_base_r50_s16": "R50+ViT-B/16",
+    "vit_base_r50_s32": "R50+ViT-B/32",
+    "vit_large_r50_s16": "R50+ViT-L/16",
+    "vit_large_r50_s32": "R50+ViT-L/32",
+}
+"""timm's names and the papers'."""
 
 CCT = {  # Hassani et al. (2021), Table 1 and the authors' code: width, heads, MLP width
     2: (128, 2, 128),
@@ -279,8 +280,25 @@ def list_vits() -> list[str]:
 def list_hybrids() -> list[str]:
     """Return the published models that have convolutions."""
     resnets = [f"resnetv2_{net}x{width}" for net in RESNETS for width in WIDTHS[net]]
-    fractals = [f"fractalnet_{depth}" for depth in (20, 40)]
+    fractals = [f"fractalnet_{depth}_32" for depth in (20, 40)]
     return [*PUBLISHED_HYBRIDS, *resnets, *PUBLISHED_CCT, *fractals]
+
+
+def paper_name(name: str) -> str:
+    """Return what the papers call a model of ``list_models``."""
+    family, _, rest = name.partition("_")
+    match family:
+        case "resnetv2":
+            return f"BiT-R{rest}"
+        case "cct":
+            depth, convolutions = rest.split("_")[:2]
+            return f"CCT-{depth}/{convolutions}"
+        case "fractalnet":
+            return f"FractalNet-{rest.partition('_')[0]}"
+    if name in PUBLISHED_HYBRIDS:
+        return PUBLISHED_HYBRIDS[name]
+    size, _, patch = rest.partition("_patch")
+    return f"ViT-{SIZES[size].letter}/{patch}"
 
 
 def count_parameters(config: ViTConfig) -> int:

@@ -114,6 +114,9 @@ class FractalBlock(nn.Module):
 class FractalNet(nn.Module):
     """Fractal blocks, each followed by a 2x2 max-pooling and dropout; its tokens are what is left.
 
+    With ``only_column`` set, every join passes that column alone, when training and when not: the
+    plain chain that the column is, as a network of its own.
+
     Args:
         blocks: How many; block i has width * min(2^i, 8) channels.
         columns: Columns of every block: its depth is 2^(columns - 1).
@@ -134,6 +137,7 @@ class FractalNet(nn.Module):
         super().__init__()
         chans = [in_chans, *fractal_channels(blocks, width)]
         self.num_columns, self.path_rate = columns, path_rate
+        self.only_column: int | None = None
         self.stages = nn.ModuleList(
             FractalBlock(chans[i], chans[i + 1], columns) for i in range(blocks)
         )
@@ -143,7 +147,10 @@ class FractalNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         draw, x = None, images
-        if self.training and self.path_rate > 0:
+        if self.only_column is not None:
+            everyone = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+            draw = PathDraw(rate=0.0, column=self.only_column, is_global=everyone)
+        elif self.training and self.path_rate > 0:
             draw = draw_paths(x.shape[0], self.num_columns, self.path_rate, x.device)
         for block, drop in zip(self.stages, self.drops, strict=True):
             x = drop(F.max_pool2d(block(x, draw), kernel_size=2))
