@@ -63,5 +63,7 @@ def drop_by_columns(blocks: nn.ModuleList) -> ResidualPaths:
     """Let blocks drop their branches as ``ResidualPaths`` says, at the rates that they have."""
     paths = ResidualPaths(len(blocks))
     for i, block in enumerate(cast(list[Block], list(blocks))):
-        block.drop_path = ResidualDrop(cast(DropPath, block.drop_path).rate, i, paths)
+        rate = cast(DropPath, block.drop_path1).rate
+        block.drop_path1 = ResidualDrop(rate, i, paths)
+        block.drop_path2 = ResidualDrop(rate, i, paths)
     return paths

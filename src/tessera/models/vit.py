@@ -168,7 +168,7 @@ class ViT(nn.Module):
         x = self.patch_embed(images)  # b n d
         batch = x.shape[0]
         if self.paths is not None and self.training:
-            self.paths.draw(batch, x.device)
+            self.paths.draw(x)
         prefix = [
             t.expand(batch, -1, -1) for t in (self.cls_token, self.dist_token) if t is not None
         ]

@@ -3,24 +3,35 @@
 Larsson et al. (2017), "FractalNet: Ultra-Deep Neural Networks without Residuals", section 3.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count as count_up
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessera.nn.noise import Dropout, Noisy, hashed
 
-def survivors(count: int, rate: float) -> Bool[Tensor, " p"]:
-    """Draw which of ``count`` inputs of a join survive local drop: each with 1 - rate, never none.
+WHOLE_BATCH = -1
+"""A row that no image has: numbers that all images share."""
+
+
+def survivors(
+    numbers: Float[Tensor, " p"], restored: Float[Tensor, ""], rate: float
+) -> Bool[Tensor, " p"]:
+    """Say which inputs of a join survive local drop: each with 1 - rate, never none.
 
     Where all would be dropped, one is restored at random.
+
+    Args:
+        numbers: One in [0, 1) for every input.
+        restored: One in [0, 1), for which input that is.
     """
-    alive = torch.rand(count) >= rate
-    if not alive.any():
-        alive[torch.randint(count, (1,))] = True
-    return alive
+    alive = numbers >= rate
+    one = torch.arange(len(numbers), device=numbers.device) == (restored * len(numbers)).long()
+    return alive | (one & ~alive.any())
 
 
 def join(
@@ -39,31 +50,46 @@ class PathDraw:
     """What one mini-batch of training drops: half of the images locally, the others globally."""
 
     rate: float
-    column: int
+    column: Int[Tensor, ""]
     """The one column of the whole network that the global half goes through."""
     is_global: Bool[Tensor, " b"]
+    key: Int[Tensor, " two"]
+    """From which the joins get their random numbers, the first ones the first."""
+    joins: Iterator[int] = field(default_factory=count_up)
 
     def alive(self, columns: Sequence[int]) -> Bool[Tensor, "p b"]:
-        """Return which inputs of a join are alive, given the columns that they come from.
+        """Return which inputs of the next join are alive, given the columns that they come from.
 
         A join inside of deeper columns than the one chosen cannot pass it, and passes all: what
         it makes is dropped by the next join that can.
         """
-        device = self.is_global.device
-        local = survivors(len(columns), self.rate).to(device)[:, None]
-        chosen = torch.tensor([c == self.column for c in columns], device=device)[:, None]
-        if self.column not in columns:
-            chosen = torch.ones_like(chosen)
-        return torch.where(self.is_global, chosen, local)
+        device = self.key.device
+        row = torch.tensor([WHOLE_BATCH - 1 - next(self.joins)], dtype=torch.int32, device=device)
+        numbers = hashed(self.key, row, len(columns) + 1)[0]
+        local = survivors(numbers[:-1], numbers[-1], self.rate)
+        chosen = torch.tensor(columns, device=device) == self.column
+        chosen = chosen | ~chosen.any()
+        return torch.where(self.is_global, chosen[:, None], local[:, None])
 
 
-def draw_paths(batch: int, columns: int, rate: float, device: torch.device) -> PathDraw:
-    """Draw anew for a mini-batch; of an odd one, either half may have the image more."""
-    local = (batch + int(torch.randint(2, (1,)))) // 2
+def draw_paths(
+    source: Noisy, x: Float[Tensor, "b *d"], columns: int, rate: float = 0.0
+) -> PathDraw:
+    """Draw anew for a mini-batch; of an odd one, either half may have the image more.
+
+    With a key, all parts of a batch draw the same, wherever they are; see ``tessera.nn.noise``.
+    """
+    if source.is_keyed:
+        key, rows = source.key, source.rows
+    else:
+        key = torch.randint(-(2**31), 2**31, (2,)).to(torch.int32).to(x.device)
+        rows = torch.arange(x.shape[0], device=x.device, dtype=torch.int32)
+    common = hashed(key, torch.tensor([WHOLE_BATCH], dtype=torch.int32, device=x.device), 2)[0]
     return PathDraw(
         rate=rate,
-        column=int(torch.randint(columns, (1,))),
-        is_global=torch.arange(batch, device=device) >= local,
+        column=(common[0] * columns).long(),
+        is_global=(rows + (common[1] < 0.5)) % 2 == 1,
+        key=key,
     )
 
 
@@ -111,7 +137,7 @@ class FractalBlock(nn.Module):
         return x
 
 
-class FractalNet(nn.Module):
+class FractalNet(Noisy):
     """Fractal blocks, each followed by a 2x2 max-pooling and dropout; its tokens are what is left.
 
     With ``only_column`` set, every join passes that column alone, when training and when not: the
@@ -142,16 +168,15 @@ class FractalNet(nn.Module):
             FractalBlock(chans[i], chans[i + 1], columns) for i in range(blocks)
         )
         self.drops = nn.ModuleList(
-            nn.Dropout(drop_rate * i / max(blocks - 1, 1)) for i in range(blocks)
+            Dropout(drop_rate * i / max(blocks - 1, 1)) for i in range(blocks)
         )
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         draw, x = None, images
         if self.only_column is not None:
-            everyone = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
-            draw = PathDraw(rate=0.0, column=self.only_column, is_global=everyone)
+            draw = _chain(self.only_column, x)
         elif self.training and self.path_rate > 0:
-            draw = draw_paths(x.shape[0], self.num_columns, self.path_rate, x.device)
+            draw = draw_paths(self, x, self.num_columns, self.path_rate)
         for block, drop in zip(self.stages, self.drops, strict=True):
             x = drop(F.max_pool2d(block(x, draw), kernel_size=2))
         return x.flatten(2).mT
@@ -162,7 +187,17 @@ def fractal_channels(blocks: int, width: int) -> list[int]:
     return [width * min(2**i, 8) for i in range(blocks)]
 
 
-class ResidualPaths(nn.Module):
+def _chain(column: int, x: Tensor) -> PathDraw:
+    """What leaves one column of the network and nothing else."""
+    return PathDraw(
+        rate=0.0,
+        column=torch.tensor(column, device=x.device),
+        is_global=torch.ones(x.shape[0], dtype=torch.bool, device=x.device),
+        key=torch.zeros(2, dtype=torch.int32, device=x.device),
+    )
+
+
+class ResidualPaths(Noisy):
     """Which residual blocks each image goes through: ours, after FractalNet's two ways of drop.
 
     A sum with the identity has no columns and needs no survivor, so nothing here is published.
@@ -175,20 +210,14 @@ class ResidualPaths(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.depth = depth
-        self.column = 0
-        self.is_global: Bool[Tensor, " b"] | None = None
+        self.drawn: PathDraw | None = None
 
-    def draw(self, batch: int, device: torch.device) -> None:
+    def draw(self, x: Float[Tensor, "b t d"]) -> None:
         """Choose for a mini-batch, before it enters the first block."""
-        drawn = draw_paths(batch, self.depth.bit_length(), 0.0, device)
-        self.column, self.is_global = drawn.column, drawn.is_global
-
-    def keeps(self, block: int) -> bool:
-        """Whether the chosen column goes through a block."""
-        return (block + 1) % 2**self.column == 0
+        self.drawn = draw_paths(self, x, self.depth.bit_length())
 
 
-class ResidualDrop(nn.Module):
+class ResidualDrop(Noisy):
     """Drop a residual branch as ``ResidualPaths`` has drawn; stands in the place of DropPath."""
 
     def __init__(self, rate: float, block: int, paths: ResidualPaths) -> None:
@@ -196,8 +225,9 @@ class ResidualDrop(nn.Module):
         self.rate, self.block, self.paths = rate, block, paths
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        if not self.training or self.paths.is_global is None:
+        drawn = self.paths.drawn
+        if not self.training or drawn is None:
             return x
-        local = x.new_empty(x.shape[0]).bernoulli_(1 - self.rate).bool()
-        kept = torch.where(self.paths.is_global, self.paths.keeps(self.block), local)
+        passes = (self.block + 1) % 2**drawn.column == 0
+        kept = torch.where(drawn.is_global, passes, self.uniform(x, 1)[:, 0] >= self.rate)
         return x * kept[:, None, None]
