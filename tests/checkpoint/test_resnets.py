@@ -287,6 +287,7 @@ def test_norms_of_older_files_have_axes_of_length_one(tmp_path: Path) -> None:
         assert torch.equal(tensor, two.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_array_of_an_npz_is_needed_and_in_its_shape(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.npz"

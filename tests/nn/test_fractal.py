@@ -51,12 +51,12 @@ def drawn(count: int, rate: float) -> Tensor:
 
 def test_an_input_is_dropped_as_often_as_its_rate_says() -> None:
     torch.manual_seed(0)
-    draws = torch.stack([drawn(3, 0.15) for _ in range(1000)])
-    # 0.15 of each, less the third of 0.15^3 that is restored; the standard error is 0.0113.
+    draws = torch.stack([drawn(3, 0.15) for _ in range(400)])
+    # 0.15 of each, less the third of 0.15^3 that is restored; the standard error is 0.0179.
     wanted = 0.85 + 0.15**3 / 3
-    assert (draws.float().mean(dim=0) - wanted).abs().max() < 4 * 0.0113
-    restored = torch.stack([drawn(3, 1.0) for _ in range(1000)]).float().mean(dim=0)
-    assert (restored - 1 / 3).abs().max() < 4 * 0.0149
+    assert (draws.float().mean(dim=0) - wanted).abs().max() < 4 * 0.0179
+    restored = torch.stack([drawn(3, 1.0) for _ in range(400)]).float().mean(dim=0)
+    assert (restored - 1 / 3).abs().max() < 4 * 0.0236
 
 
 def random_alive(seed: int, count: int, batch: int) -> Tensor:
