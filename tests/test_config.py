@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tessera.config
-from tessera.config import ViTConfig, ViTOverrides
+from tessera.config import ViTConfig
+from tessera.overrides import ViTOverrides
 
 PROPERTY = settings(max_examples=50, deadline=None, derandomize=True)
 

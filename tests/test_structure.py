@@ -9,7 +9,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "tessera"
 
 LAYERS = [  # bottom first; units of one layer do not import each other
-    {"config", "recipe", "settings", "devices", "errors", "fields", "progress", "run_folder"},
+    {
+        "config",
+        "overrides",
+        "recipe",
+        "settings",
+        "devices",
+        "errors",
+        "fields",
+        "progress",
+        "run_folder",
+    },
     {"nn", "data", "optim"},
     {"models"},
     {"checkpoint", "objectives"},
@@ -22,7 +32,12 @@ LAYERS = [  # bottom first; units of one layer do not import each other
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-EXCEPTIONS = {("recipe", "config"), ("recipe", "fields"), ("recipe", "settings")}
+EXCEPTIONS = {
+    ("overrides", "config"),
+    ("recipe", "overrides"),
+    ("recipe", "fields"),
+    ("recipe", "settings"),
+}
 """A recipe has tables, can change the architecture, and comes from a file."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -28,6 +28,13 @@ POS_PLACES: dict[str, tuple[Place, ...]] = {
 }
 """The places where each position scheme means something, its usual one first."""
 
+Stem = Literal["conv", "linear", "shifted", "tokenizer", "resnet", "resnetv2", "fractal"]
+"""What stands before the encoder; the last two are whole networks, which have no encoder."""
+
+NETWORKS = ("resnetv2", "fractal")
+EXACT = (*NETWORKS, "tokenizer")
+"""Stems whose every place is a token; a hybrid may gather several into one."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViTConfig:
@@ -54,8 +61,21 @@ class ViTConfig:
     """Colour channels of an image: C in the paper."""
     num_classes: int = 1000
     """Outputs of the head; 0 leaves the head out."""
-    patch_embed: Literal["conv", "linear"] = "conv"
-    """Strided convolution, or flatten and multiply: the same map, weights convert."""
+    patch_embed: Stem = "conv"
+    """Strided convolution, or flatten and multiply: the same map, weights convert. Or shifted
+    patches (SPT), CCT's tokenizer, a hybrid's ResNet; or, with depth 0, BiT's or FractalNet."""
+    stem_blocks: tuple[int, ...] = ()
+    """Bottlenecks in each stage of "resnet" and "resnetv2"; () is the root alone."""
+    stem_layers: int = 1
+    """Convolutions of "tokenizer", or blocks of "fractal"."""
+    stem_width: int = 64
+    """Channels of the first convolution, or of a tokenizer's convolutions but the last."""
+    stem_kernel: int = 3
+    """Side of a tokenizer's kernels: 3 goes with stride 1, 7 with stride 2."""
+    stem_columns: int = 3
+    """Columns of a fractal block: C in Larsson et al. (2017); its depth is 2^(C - 1)."""
+    stem_norm: Literal["paper", "bit", "timm"] = "paper"
+    """Whose small numbers a ResNet adds when it divides: a key of ``std_conv.EPSILONS``."""
     patch_norm: bool = False
     """LayerNorm before and after the linear projection, as in lucidrains' vit-pytorch."""
     cls_token: bool = True
@@ -77,8 +97,9 @@ class ViTConfig:
     for "rope2d" (DINOv3), 10 for "rope2d_mixed"."""
     embed_norm: bool = False
     """A norm on the tokens before the first block, as in CLIP."""
-    pool: Literal["cls", "avg", "map"] = "cls"
-    """How tokens become one vector: class token, mean of the patches, or attention pooling."""
+    pool: Literal["cls", "avg", "map", "seq"] = "cls"
+    """How tokens become one vector: class token, mean of the patches, attention pooling, or the
+    mean that CCT weights by learned scores."""
     final_norm: Literal["tokens", "pooled", "none"] = "tokens"
     """Where the last norm goes: on every token before pooling, on the pooled vector, or nowhere."""
     representation_dim: int | None = None
@@ -87,6 +108,10 @@ class ViTConfig:
     """Biases in the query, key and value projections."""
     qk_norm: bool = False
     """Normalise queries and keys per head before their product (Dehghani et al., 2023)."""
+    locality: bool = False
+    """No token attends to itself, and each head learns its temperature (LSA, Lee et al., 2021)."""
+    residual_norm: bool = False
+    """The norm before the MLP also takes the residual's place, as in the code of CCT."""
     mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
     """Linear, GELU (exact, by tanh, or x sigmoid(1.702 x)), linear; or gated (Shazeer, 2020)."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
@@ -106,19 +131,28 @@ class ViTConfig:
     attn_drop_rate: float = 0.0
     """Dropout on the attention probabilities."""
     drop_path_rate: float = 0.0
-    """Stochastic depth (Huang et al., 2016) at the last block, growing linearly from 0."""
+    """Stochastic depth (Huang et al., 2016) at the last block; in "fractal", FractalNet's local
+    drop of a path."""
+    drop_path_rule: Literal["linear", "constant"] = "linear"
+    """The rate of the blocks before: growing linearly from 0, or the same."""
+    drop_path_kind: Literal["stochastic_depth", "residual_fractal"] = "stochastic_depth"
+    """Drop a branch of an image and rescale the others; or ours after FractalNet, local for one
+    half of the mini-batch and global for the other."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
         self._check_choices()
         self._check_attention()
+        self._check_stem()
 
     def _check_sizes(self) -> None:
-        positive = ["embed_dim", "depth", "num_heads", "mlp_dim", "patch_size", "in_chans"]
-        for name in [*positive, "pos_clip", "attention_window"]:
+        positive = ("embed_dim", "num_heads", "mlp_dim", "patch_size", "in_chans")
+        stem = ("stem_layers", "stem_width", "stem_kernel", "stem_columns")
+        blocks = () if self.patch_embed in NETWORKS else ("depth",)
+        for name in (*positive, *stem, *blocks, "pos_clip", "attention_window"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("num_classes", "num_registers"):
+        for name in ("num_classes", "num_registers", "depth"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         for name in ("norm_eps", "rope_theta"):
@@ -196,6 +230,68 @@ class ViTConfig:
         if name in ("strided", "fixed") and self.num_heads < 2:
             raise ValueError(f"attention={name!r} needs two heads or more, which share two masks")
 
+    def _check_stem(self) -> None:
+        """What stands before the encoder must leave one token per patch."""
+        limits = {"stem_layers": 16, "stem_columns": 8, "stem_width": 2**16}
+        for name, limit in limits.items():  # a file may say anything
+            if getattr(self, name) > limit or len(self.stem_blocks) > 8:
+                raise ValueError(f"{name}={getattr(self, name)} or stem_blocks is too large")
+        kind, stride = self.patch_embed, self.stem_stride
+        if kind in ("resnet", "resnetv2") and (
+            self.stem_width % 32 or min(self.stem_blocks, default=1) < 1
+        ):
+            raise ValueError(
+                f"stem_width={self.stem_width} and stem_blocks={self.stem_blocks}: a ResNet "
+                "wants a multiple of 32, for GroupNorm, and no empty stage"
+            )
+        if kind == "resnetv2" and not self.stem_blocks:
+            raise ValueError("patch_embed='resnetv2' needs stem_blocks, such as (3, 4, 6, 3)")
+        if kind == "tokenizer" and not self.stem_kernel % 2:
+            raise ValueError(f"stem_kernel={self.stem_kernel} must be odd")
+        if self.patch_size % stride or (kind in EXACT and self.patch_size != stride):
+            raise ValueError(
+                f"patch_embed={kind!r} shrinks images by {stride}, which does not fit "
+                f"patch_size={self.patch_size}\nhint: say patch_size={stride}"
+            )
+        if kind in NETWORKS:
+            self._check_network()
+
+    def _check_network(self) -> None:
+        """A network without an encoder has nothing that an encoder has."""
+        if self.patch_embed == "resnetv2":
+            channels = 4 * self.stem_width * 2 ** (len(self.stem_blocks) - 1)
+        else:
+            channels = self.stem_width * min(2 ** (self.stem_layers - 1), 8)
+        wanted: dict[str, Any] = {
+            "depth": 0,
+            "embed_dim": channels,
+            "cls_token": False,
+            "num_registers": 0,
+            "pos_embed": "none",
+            "pool": "avg",
+            "final_norm": "none",
+        }
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                flag = f"--arch.{name.replace('_', '-')} None"
+                raise ValueError(
+                    f"patch_embed={self.patch_embed!r} is a network of its own, which wants "
+                    f"{name}={value!r}, not {getattr(self, name)!r}\n"
+                    f"hint: leave it out; `{flag}` undoes what a recipe says of it"
+                )
+
+    @property
+    def stem_stride(self) -> int:
+        """By how much the layers before the patches shrink an image; 1 where there are none."""
+        match self.patch_embed:
+            case "resnet" | "resnetv2":
+                return 4 * 2 ** max(len(self.stem_blocks) - 1, 0)
+            case "tokenizer":
+                return (2 * max(1, self.stem_kernel // 2 - 1)) ** self.stem_layers
+            case "fractal":
+                return 2**self.stem_layers
+        return 1
+
     @property
     def image_shape(self) -> Size2d:
         """Height and width of ``img_size`` in pixels."""
@@ -222,67 +318,3 @@ class ViTConfig:
     def attention_dim(self) -> int:
         """Width of all heads together: k D_h in equation 8."""
         return self.num_heads * (self.head_dim or self.embed_dim // self.num_heads)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ViTOverrides:
-    """Fields of ``ViTConfig`` to change in the named model; None keeps what the name says."""
-
-    embed_dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    head_dim: int | None = None
-    mlp_dim: int | None = None
-    patch_size: int | None = None
-    img_size: int | Size2d | None = None
-    in_chans: int | None = None
-    patch_embed: Literal["conv", "linear"] | None = None
-    patch_norm: bool | None = None
-    cls_token: bool | None = None
-    dist_token: bool | None = None
-    dist_head: bool | None = None
-    num_registers: int | None = None
-    pos_embed: str | None = None
-    """Position scheme: none, learned, learned2d, sincos1d, sincos2d, rope2d, rope2d_mixed, shaw,
-    shaw_values, shaw_bias, relative, bias2d."""
-    pos_place: Place | None = None
-    """Where it acts: added once at the stem, at every block with tables of its own, or with one
-    table shared by all blocks; None is the scheme's usual place."""
-    pos_clip: int | None = None
-    """Largest offset that shaw, shaw_values and shaw_bias tell apart."""
-    rope_theta: float | None = None
-    embed_norm: bool | None = None
-    pool: Literal["cls", "avg", "map"] | None = None
-    final_norm: Literal["tokens", "pooled", "none"] | None = None
-    representation_dim: int | None = None
-    qkv_bias: bool | None = None
-    qk_norm: bool | None = None
-    mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] | None = None
-    norm: Literal["layernorm", "rmsnorm"] | None = None
-    norm_eps: float | None = None
-    layer_scale_init: float | None = None
-    attention: (
-        Literal[
-            "global",
-            "local",
-            "neighborhood",
-            "window",
-            "shifted_window",
-            "axial",
-            "strided",
-            "fixed",
-        ]
-        | None
-    ) = None
-    """Which patches a patch may look at: all, a window around it (cut off at the border, or moved
-    inwards), tiles, tiles and shifted tiles in turn, rows and columns in turn, or sparse."""
-    attention_window: int | None = None
-    """Side, in patches, of the window of local, neighborhood, window and shifted_window."""
-    drop_rate: float | None = None
-    attn_drop_rate: float | None = None
-    drop_path_rate: float | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the fields that are set, by name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}

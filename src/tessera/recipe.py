@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from tessera.config import ViTOverrides
 from tessera.fields import coerce
+from tessera.overrides import ViTOverrides
 from tessera.settings import AT_LEAST_1, POSITIVE, require
 from tessera.settings import Augment as Augment
 from tessera.settings import Data as Data

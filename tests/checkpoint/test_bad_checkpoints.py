@@ -21,6 +21,7 @@ from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.checkpoint.layout import Layout
 from tessera.checkpoint.load import load_model
 from tessera.checkpoint.others import GOOGLE, LUCIDRAINS, TORCHVISION
+from tessera.checkpoint.resnets import BIT_LAYOUTS
 from tessera.checkpoint.rules import CheckpointError, revert
 from tessera.checkpoint.timm import TIMM
 from tessera.cli import main
@@ -48,9 +49,8 @@ class Trap:
 def theirs(layout: Layout, **arch: Any) -> State:
     """Tiny weights under the names of a layout."""
     torch.manual_seed(0)
-    model = create_model(
-        "vit_mu_patch8", num_classes=arch.pop("num_classes", 3), img_size=32, **arch
-    )
+    name = arch.pop("model", "vit_mu_patch8")
+    model = create_model(name, num_classes=arch.pop("num_classes", 3), img_size=32, **arch)
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     named = revert(state, layout.rules(asdict(model.config)), 1, zeros=layout.zeros)
     return {name: tensor.clone() for name, tensor in named.items()}
@@ -460,6 +460,8 @@ class Kind(NamedTuple):
 TWO_TOKENS = {"layer_scale_init": 0.1, "num_registers": 2, "num_classes": 0}
 MAPPED = {"cls_token": False, "pool": "map", "num_classes": 0}
 
+RESNET = {"model": "R50x1", "stem_blocks": (2,), "stem_width": 32}
+
 KINDS = (
     Kind(TIMM, optional=frozenset({"blocks.0.attn.qkv.bias"})),
     Kind(VIT, {}, folder_json()),
@@ -486,6 +488,7 @@ KINDS = (
     Kind(
         LUCIDRAINS, {"patch_embed": "linear", "patch_norm": True, "qkv_bias": False, "head_dim": 64}
     ),
+    *(Kind(layout, RESNET) for layout in BIT_LAYOUTS),
 )
 
 

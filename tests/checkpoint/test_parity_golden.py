@@ -13,6 +13,7 @@ from torch import Tensor
 from tessera.checkpoint.adapt import resize_patch_kernel
 from tessera.checkpoint.foreign import LAYOUTS, ForeignModel, load_foreign
 from tessera.checkpoint.huggingface import HF_LAYOUTS
+from tessera.checkpoint.resnets import BIT_LAYOUTS
 from tessera.nn.pos_embed import resample
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -164,4 +165,5 @@ def test_every_layout_of_the_table_has_a_parity_test() -> None:
     here = {"timm", "lucidrains' vit-pytorch"}
     others = {"Google's own .npz", "torchvision"}  # test_parity_others.py
     transformers = {layout.title for layout in HF_LAYOUTS}  # test_parity_transformers.py
-    assert {layout.title for layout in LAYOUTS} == here | others | transformers
+    resnets = {layout.title for layout in BIT_LAYOUTS}  # test_resnets.py
+    assert {layout.title for layout in LAYOUTS} == here | others | transformers | resnets

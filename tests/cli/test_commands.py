@@ -266,7 +266,7 @@ def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "vit_base_patch16_224.mae" in text
     assert "Apache" not in text
-    assert "sizes are mu, tiny" in refused(["models", "resnet"], capsys)
+    assert "sizes are mu, tiny" in refused(["models", "alexnet"], capsys)
 
 
 def test_inspect_says_what_is_in_a_model(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

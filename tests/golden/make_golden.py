@@ -14,7 +14,7 @@ Run by hand, when a family is added or a reference has changed, in an environmen
 timm imports torchvision, whose wheels are built for CUDA: beside a CPU torch it needs
 ``ensure_torchvision``, and it must stay out of the environment of the project.
 
-Tensors of a file, all float32:
+Tensors of a file, float32 but for the weights of the hybrids, which are float16:
 
 - ``model.<name>``: the state dict, every entry of it random, also what models start at 0 or 1;
 - ``golden.images``: two images;
@@ -29,6 +29,7 @@ import math
 import sys
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,21 @@ TORCHVISION = {
     "num_classes": 5,
 }
 
+HYBRIDS: dict[str, tuple[tuple[int, ...], int]] = {
+    "hybrid_root": ((), 4),  # as vit_tiny_r_s16_p8_224
+    "hybrid_stages": ((1, 1), 1),  # as vit_base_r50_s16_224
+}
+"""Per family: bottlenecks in each stage of the stem, and the patches on its feature map."""
+
+HYBRID_SIZES: dict[str, Any] = {
+    "embed_dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "img_size": 32,
+    "num_classes": 5,
+}
+
 FAINT = ("patch_embed.proj.", "to_patch_embedding.2.", "cls_token", "dist_token", "reg_token")
 """Kept small, so that the variance which the first norm divides by shows its epsilon."""
 
@@ -114,6 +130,9 @@ def main() -> None:
         arguments = {k: v for k, v in {**TINY, **overrides}.items() if v is not None}
         make_timm(family, architecture, arguments)
     make_timm_resample()
+    for family, (stages, patch_size) in HYBRIDS.items():
+        make_timm_hybrid(family, stages, patch_size)
+    make_timm_bit("bit_timm")
     make_lucidrains("lucidrains_vit", {**LUCIDRAINS, "pool": "cls"})
     make_lucidrains("lucidrains_vit_mean", {**LUCIDRAINS, "pool": "mean"})
     make_torchvision("torchvision_vit", TORCHVISION)
@@ -178,6 +197,56 @@ def make_timm_resample() -> None:
         }
     metadata = {"architecture": architecture, "arguments": json.dumps(arguments)}
     save("timm_resample", tensors, {"family": "vit_augreg", **metadata}, "timm")
+
+
+def make_timm_hybrid(family: str, stages: tuple[int, ...], patch_size: int) -> None:
+    """Write ``<family>.safetensors``: a hybrid with a ResNet of half the width, in half precision.
+
+    timm builds the stem from the arguments that its own hybrids have, but for the width; the
+    weights are rounded to float16 before the model answers, so that the file holds them exactly.
+    """
+    from timm.layers import StdConv2dSame
+    from timm.models import vision_transformer_hybrid as hybrid
+    from timm.models.resnetv2 import ResNetV2, create_resnetv2_stem
+
+    parts: dict[str, Any] = {
+        "stem_type": "same",
+        "preact": False,
+        "conv_layer": partial(StdConv2dSame, eps=1e-8),
+    }
+    backbone: Any = create_resnetv2_stem(3, 32, **parts)
+    if stages:
+        backbone = ResNetV2(stages, num_classes=0, global_pool="", width_factor=0.5, **parts)
+    generator = generator_of(family)
+    model = hybrid._create_vision_transformer_hybrid(
+        "vit_base_r50_s16_224", backbone=backbone, patch_size=patch_size, **HYBRID_SIZES
+    )
+    metadata = {"arguments": json.dumps(HYBRID_SIZES), "stages": json.dumps(stages)}
+    save_halves(family, model.eval(), generator, metadata)
+
+
+def make_timm_bit(family: str) -> None:
+    """Write ``<family>.safetensors``: BiT with one stage of half the width, in half precision."""
+    from timm.layers import StdConv2d
+    from timm.models.resnetv2 import ResNetV2
+
+    conv = partial(StdConv2d, eps=1e-8)
+    model = ResNetV2([2], num_classes=5, width_factor=0.5, stem_type="fixed", conv_layer=conv)
+    save_halves(family, model.eval(), generator_of(family), {})
+
+
+def save_halves(
+    family: str, model: nn.Module, generator: torch.Generator, metadata: dict[str, str]
+) -> None:
+    """Write a model whose weights are random numbers of float16, and what it makes of images."""
+    randomise(model, generator)
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data.half().float())
+    images = random_images(32, generator)
+    with torch.no_grad():
+        golden = {"golden.images": images, "golden.logits": model(images)}
+    halves = {name: value.half() for name, value in state_of(model).items()}
+    save(family, halves | golden, {"family": family, **metadata}, "timm")
 
 
 def make_lucidrains(family: str, arguments: Mapping[str, Any]) -> None:

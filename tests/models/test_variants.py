@@ -11,7 +11,10 @@ from tessera.models.variants import (
     PATCH_SIZES,
     SIZES,
     count_parameters,
+    list_hybrids,
     list_models,
+    list_vits,
+    paper_name,
     parse,
 )
 from tessera.models.vit import ViT
@@ -47,6 +50,30 @@ HEADS = {  # the count does not depend on them; big_vision's vit.py and the pape
 }
 
 
+HYBRIDS = {  # as google-research/vision_transformer's models_test.py counts them
+    "vit_tiny_r_s16_p8": 6_337_704,
+    "vit_small_r26_s32": 36_431_912,
+    "vit_base_r26_s32": 101_383_976,
+    "vit_base_r50_s16": 98_659_112,
+    "vit_large_r50_s32": 328_994_856,
+    # As timm 1.0.31 counts BiT's ResNets.
+    "resnetv2_50x1": 25_549_352,
+    "resnetv2_50x3": 217_319_080,
+    "resnetv2_101x1": 44_541_480,
+    "resnetv2_101x3": 387_934_888,
+    "resnetv2_152x2": 236_335_208,
+    "resnetv2_152x4": 936_533_224,
+}
+MILLIONS = {  # as the authors of CCT count them, for ten classes
+    "cct_2_3x2_32": 0.284,
+    "cct_4_3x2_32": 0.482,
+    "cct_6_3x1_32_sine": 3.168,
+    "cct_6_3x2_32": 3.327,
+    "cct_7_3x1_32": 3.760,
+    "cct_7_3x2_32": 3.853,
+}
+
+
 def built(config: ViTConfig) -> int:
     """Parameters of the model itself, built without memory for them."""
     with torch.device("meta"):
@@ -57,6 +84,63 @@ def built(config: ViTConfig) -> int:
 def test_a_size_has_as_many_parameters_as_the_papers(name: str, count: int) -> None:
     assert built(parse(name)) == count
     assert count_parameters(parse(name)) == count
+
+
+@pytest.mark.parametrize(("name", "count"), HYBRIDS.items())
+def test_a_hybrid_or_a_resnet_has_as_many_parameters_as_its_authors(name: str, count: int) -> None:
+    assert built(parse(name)) == count
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
+def test_a_compact_transformer_has_as_many_parameters_as_its_authors(
+    name: str, millions: float
+) -> None:
+    assert round(built(parse(name, num_classes=10)) / 1e6, 3) == millions
+
+
+@pytest.mark.parametrize("name", list_hybrids())
+def test_what_is_listed_is_counted_as_it_is_built(name: str) -> None:
+    assert count_parameters(parse(name)) == built(parse(name))
+    assert count_parameters(parse(name, num_classes=3, in_chans=1)) == built(
+        parse(name, num_classes=3, in_chans=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("spellings", "blocks", "patch_size"),
+    [
+        (("R50+ViT-B/16", "R50+B/16", "R50+ViT-B_16", "vit_base_r50_s16_224"), (3, 4, 9), 16),
+        (("R50+L/32", "vit_large_r50_s32"), (3, 4, 6, 3), 32),
+        (("R26+S/32", "R26+ViT-S/32", "vit_small_r26_s32_224"), (2, 2, 2, 2), 32),
+        (("R26+B/32", "vit_base_r26_s32"), (2, 2, 2, 2), 32),
+        (("R+Ti/16", "R+ViT-Ti_16", "vit_tiny_r_s16_p8_224"), (), 32),
+        (("R50x1", "BiT-M-R50x1", "resnetv2_50x1_bit", "resnetv2_50x1_224"), (3, 4, 6, 3), 32),
+    ],
+)
+def test_the_spellings_of_a_hybrid_agree(
+    spellings: tuple[str, ...], blocks: tuple[int, ...], patch_size: int
+) -> None:
+    found = {parse(name) for name in spellings}
+    assert len(found) == 1
+    (config,) = found
+    assert (config.stem_blocks, config.patch_size, config.img_size) == (blocks, patch_size, 224)
+
+
+def test_papers_have_their_own_names_and_those_of_hybrids_parse() -> None:
+    assert paper_name("vit_base_patch16") == "ViT-B/16"
+    assert paper_name("resnetv2_152x2") == "BiT-R152x2"
+    assert paper_name("cct_7_3x1_32") == "CCT-7/3x1"
+    assert paper_name("fractalnet_20_32") == "FractalNet-20"
+    for name in list_hybrids()[:13]:  # hybrids and ResNets
+        assert parse(paper_name(name)) == parse(name)
+
+
+def test_what_follows_from_a_stem_follows_the_changes_to_it() -> None:
+    config = parse("R50x1", stem_blocks=(1, 1), stem_width=32, img_size=64)
+    assert (config.embed_dim, config.patch_size, config.depth) == (256, 8, 0)
+    assert parse("cct_2_3x2_32", stem_layers=1).patch_size == 2
+    config = parse("fractalnet_20", stem_layers=3, stem_width=8)
+    assert (config.embed_dim, config.patch_size) == (32, 8)
 
 
 def test_every_size_has_a_known_count() -> None:
@@ -126,8 +210,11 @@ def test_the_default_config_is_vit_b_16() -> None:
 
 def test_every_listed_name_parses() -> None:
     names = list_models()
-    assert len(names) == len(set(names)) == len(SIZES) * len(PATCH_SIZES)
-    assert {(parse(name).embed_dim, parse(name).patch_size) for name in names} == {
+    assert len(names) == len(set(names))
+    assert all(parse(name) for name in names)
+    plain = list_vits()
+    assert len(plain) == len(SIZES) * len(PATCH_SIZES)
+    assert {(parse(name).embed_dim, parse(name).patch_size) for name in plain} == {
         (size.embed_dim, patch) for size in SIZES.values() for patch in PATCH_SIZES
     }
 
@@ -169,6 +256,13 @@ def test_what_is_given_wins_over_the_name() -> None:
         "ViT-base/16",
         "ViT-X/16",
         "vit-B/16",
+        "R50+ViT-X/16",
+        "R34+B/16",
+        "R50+B/8",
+        "vit_base_r50_s16_p8",
+        "resnetv2_51x1",
+        "cct_3_3x1_32",
+        "fractalnet_7",
     ],
 )
 def test_an_unknown_name_is_answered_with_the_grammar(name: str) -> None:

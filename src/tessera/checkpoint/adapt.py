@@ -25,6 +25,8 @@ CHANGEABLE = {
     "attention",
     "attention_window",
     "drop_path_rate",
+    "drop_path_rule",
+    "drop_path_kind",
 }
 """Fields that may differ from those the weights were trained with."""
 
@@ -57,7 +59,8 @@ def adapt(
     old = loaded.header.config
     changed = {name: value for name, value in overrides.items() if value != getattr(old, name)}
     fixed = sorted(set(changed) - CHANGEABLE)
-    if fixed or (changed.get("pool", old.pool) == "map") != (old.pool == "map"):
+    pools = {changed.get("pool", old.pool), old.pool}
+    if fixed or (len(pools) > 1 and pools & {"map", "seq"}):  # which have weights of their own
         raise CheckpointError(
             f"{', '.join(fixed) or 'pool'} cannot differ from what the weights were trained with\n"
             f"hint: with weights, these can: {', '.join(sorted(CHANGEABLE))}"

@@ -133,10 +133,11 @@ def load_artifact(path: Path) -> LoadedModel:
     """
     header = read_header(path)
     tensors = _read_tensors(path)
-    if header.config.depth > len(tensors):  # before so many blocks are built
+    blocks = header.config.depth + sum(header.config.stem_blocks)
+    if blocks > len(tensors):  # before so many blocks are built
         raise ArtifactError(
             f"{path} does not hold the model its header describes: "
-            f"it has {len(tensors)} tensors for {header.config.depth} blocks"
+            f"it has {len(tensors)} tensors for {blocks} blocks"
         )
     try:
         with torch.device("meta"):

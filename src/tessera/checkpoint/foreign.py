@@ -11,13 +11,17 @@ from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.checkpoint.layout import Hints, Layout
 from tessera.checkpoint.others import GOOGLE, LUCIDRAINS, TORCHVISION
 from tessera.checkpoint.read import find_weights, read_json, read_tensors
+from tessera.checkpoint.resnets import BIT_LAYOUTS
 from tessera.checkpoint.rules import CheckpointError, Conversion, State, convert
 from tessera.checkpoint.timm import TIMM
 from tessera.config import ViTConfig
 from tessera.fields import build
 from tessera.models.vit import ViT
 
-LAYOUTS: tuple[Layout, ...] = (TIMM, *HF_LAYOUTS, GOOGLE, TORCHVISION, LUCIDRAINS)
+LAYOUTS: tuple[Layout, ...] = (
+    *(TIMM, *HF_LAYOUTS, GOOGLE, TORCHVISION, LUCIDRAINS),
+    *BIT_LAYOUTS,
+)
 
 ANOTHER = (
     "hint: it was changed, or is of a model that Tessera does not have; take the original file, "

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tessera.checkpoint.layout import Fields, Hints, Layout, count_blocks, heads_of, square_side
+from tessera.checkpoint.resnets import google_stem, google_stem_rules
 from tessera.checkpoint.rules import Drop, Rule, State, pair, pairs
 
 # Google: .npz files of google-research/vision_transformer (ViT, AugReg) ---------------------------
@@ -17,6 +18,8 @@ _MSA = f"{_BLOCK}/MultiHeadDotProductAttention_1"
 
 def _configure_google(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
     patch, _, chans, width = theirs["embedding/kernel"].shape
+    stem = google_stem(theirs)
+    patch = stem.get("patch_size", patch)
     _, heads, head_dim = theirs[f"{_MSA.replace('{i}', '0')}/query/kernel"].shape
     positions = theirs["Transformer/posembed_input/pos_embedding"].shape[1]
     cls = "cls" in theirs
@@ -32,6 +35,7 @@ def _configure_google(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, .
         "cls_token": cls,
         "pool": "cls" if cls else "avg",
         "num_classes": theirs["head/bias"].shape[0] if "head/bias" in theirs else 0,
+        **stem,
     }
     if "pre_logits/bias" in theirs:
         fields["representation_dim"] = theirs["pre_logits/bias"].shape[0]
@@ -102,6 +106,7 @@ def _google_rules(fields: Fields) -> tuple[Rule, ...]:
         *_norm("norm", "Transformer/encoder_norm"),
         *_dense("pre_logits", "pre_logits"),
         *_dense("head", "head"),
+        *google_stem_rules(fields),
     )
 
 

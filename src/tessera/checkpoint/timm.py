@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tessera.checkpoint.layout import Fields, Hints, Layout, count_blocks, heads_of, square_side
+from tessera.checkpoint.resnets import timm_stem, timm_stem_rules
 from tessera.checkpoint.rules import CheckpointError, Drop, Rule, State, pair, pairs
 
 
@@ -17,7 +18,8 @@ def configure(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
         CheckpointError: A tensor is missing that the layout allows others to lack.
     """
     kernel = theirs["patch_embed.proj.weight"]
-    width, patch = kernel.shape[0], kernel.shape[-1]
+    stem = timm_stem(theirs)
+    width, patch = kernel.shape[0], stem.get("patch_size", kernel.shape[-1])
     depth = count_blocks(theirs, "blocks.{i}.")
     heads = heads_of(width, hints)
     gated = "blocks.0.mlp.w12.weight" in theirs
@@ -45,6 +47,7 @@ def configure(theirs: State, hints: Hints) -> tuple[Fields, tuple[str, ...]]:
         "pool": "map" if "attn_pool.latent" in theirs else "cls" if cls else "avg",
         "final_norm": "tokens" if "norm.weight" in theirs else "none",
         "mlp": "swiglu" if gated else "gelu",
+        **stem,
     }
     if not fields["embed_norm"] and "patch_embed.proj.bias" not in theirs:
         raise CheckpointError("it lacks patch_embed.proj.bias, which only CLIP does without")
@@ -125,6 +128,7 @@ def rules(fields: Fields) -> tuple[Rule, ...]:
     final = "fc_norm" if fields.get("final_norm") == "pooled" else "norm"
     return (
         *_BLOCKS,
+        *timm_stem_rules(fields),
         *pair("norm", final),
         Rule(("pos_embed.table",), ("pos_embed",), read_positions, write_positions),
     )

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tessera.checkpoint.artifact import LoadedModel, save_artifact, write_atomically
 from tessera.checkpoint.huggingface import ACTIVATIONS, HF_LAYOUTS
 from tessera.checkpoint.others import GOOGLE
+from tessera.checkpoint.resnets import BIT
 from tessera.checkpoint.rules import CheckpointError, State, revert
 from tessera.checkpoint.timm import TIMM
 from tessera.config import ViTConfig
@@ -32,6 +33,8 @@ PLAIN = {
     "pool": "cls",
     "final_norm": "tokens",
     "qk_norm": False,
+    "locality": False,
+    "residual_norm": False,
     "norm": "layernorm",
     "layer_scale_init": None,
 }
@@ -50,12 +53,15 @@ def write_timm(loaded: LoadedModel, folder: Path) -> None:
         CheckpointError: timm's Vision Transformer has no such part.
     """
     config, header = loaded.header.config, loaded.header
+    _require_patches(config, "timm")
     wanted = {
         "pos_embed": "learned",
         "place": "stem",
         "attention": "global",
         "patch_norm": False,
         "representation_dim": None,
+        "locality": False,
+        "residual_norm": False,
     }
     _require(config, wanted, "timm")
     state = revert(_state(loaded), TIMM.rules(asdict(config)), config.depth, zeros=TIMM.zeros)
@@ -92,6 +98,7 @@ def write_hf(loaded: LoadedModel, folder: Path) -> None:
         CheckpointError: It is not the plain model, which is all that their ViT can be.
     """
     config, header = loaded.header.config, loaded.header
+    _require_patches(config, "transformers' ViT")
     _require(config, {**PLAIN, "representation_dim": None}, "transformers' ViT")
     activation = {ours: theirs for theirs, ours in ACTIVATIONS.items()}.get(config.mlp)
     if activation is None or config.image_shape[0] != config.image_shape[1]:
@@ -126,16 +133,23 @@ def write_hf(loaded: LoadedModel, folder: Path) -> None:
 
 
 def write_npz(loaded: LoadedModel, path: Path) -> None:
-    """Write a .npz in the layout of the paper's own code.
+    """Write a .npz in the layout of the paper's own code, or of BiT's.
 
     Raises:
-        CheckpointError: It is not the paper's model.
+        CheckpointError: It is not the paper's model, nor its hybrid, nor BiT's ResNet.
     """
-    config = loaded.header.config
-    _require(
-        config, {**PLAIN, "qkv_bias": True, "mlp": "gelu", "norm_eps": 1e-6}, "the paper's code"
-    )
-    state = revert(_state(loaded), GOOGLE.rules(asdict(config)), config.depth)
+    config, layout = loaded.header.config, GOOGLE
+    if config.patch_embed == "resnetv2":
+        _require(config, {"stem_norm": "bit", "representation_dim": None}, "BiT's code")
+        layout = BIT
+    else:
+        wanted = {**PLAIN, "qkv_bias": True, "mlp": "gelu", "norm_eps": 1e-6}
+        if config.patch_embed == "resnet":
+            wanted["stem_norm"] = "paper"
+        else:
+            _require_patches(config, "the paper's code")
+        _require(config, wanted, "the paper's code")
+    state = revert(_state(loaded), layout.rules(asdict(config)), config.depth)
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
 
     def write(part: Path) -> None:
@@ -161,6 +175,12 @@ def _state(loaded: LoadedModel) -> State:
         key = "patch_embed.proj.weight"
         state[key] = linear_to_conv(state[key], config.patch_size)
     return state
+
+
+def _require_patches(config: ViTConfig, whose: str) -> None:
+    """Refuse a convolutional stem, or shifted patches."""
+    if config.patch_embed not in ("conv", "linear"):
+        _require(config, {"patch_embed": "conv"}, whose)
 
 
 def _require(config: ViTConfig, wanted: dict[str, Any], whose: str) -> None:

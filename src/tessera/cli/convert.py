@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from tyro.conf import Positional
 
 from tessera.cli.parse import Command
-from tessera.config import ViTOverrides
+from tessera.overrides import ViTOverrides
 
 LEFT_OUT = {
     "tessera": "",

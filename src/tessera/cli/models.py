@@ -7,7 +7,14 @@ from typing import Any, ClassVar, Literal
 from tyro.conf import Positional
 
 from tessera.cli.parse import Command
-from tessera.models.variants import PATCH_SIZES, SIZES, count_parameters, list_models, parse
+from tessera.models.variants import (
+    PATCH_SIZES,
+    SIZES,
+    count_parameters,
+    list_models,
+    paper_name,
+    parse,
+)
 
 
 @dataclass(kw_only=True)
@@ -17,7 +24,7 @@ class Arguments(Command):
     verb: ClassVar[str] = "models"
 
     filter: Positional[str] = ""
-    """Part of a name, a family or a licence: tiny, patch16, ViT-B, dinov2, MIT."""
+    """Part of a name, a family or a licence: tiny, patch16, ViT-B, R50, dinov2, MIT."""
     format: Literal["table", "json"] = "table"
     """A table for people, or every number for programs."""
 
@@ -37,7 +44,7 @@ class Arguments(Command):
             print(json.dumps({"models": models, "weights": weights}, indent=2))
             return 0
         if models:
-            print("Models, at 224 pixels and 1,000 classes\n")
+            print("Models, at 1,000 classes, and 224 pixels where the name says no other\n")
             _print_models(models)
         if weights:
             print(("\n" if models else "") + "Published weights, fetched when you name one\n")
@@ -52,10 +59,9 @@ class Arguments(Command):
 
 def _describe(name: str) -> dict[str, Any]:
     config = parse(name)
-    letter = SIZES[name.removeprefix("vit_").partition("_")[0]].letter
     return {
         "name": name,
-        "paper_name": f"ViT-{letter}/{config.patch_size}",
+        "paper_name": paper_name(name),
         "parameters": count_parameters(config),
         **asdict(config),
     }
@@ -65,11 +71,10 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
     titles = ("parameters", "width", "depth", "heads", "MLP")
     print(f"{'name':<24}{'paper':<15}" + "".join(f"{title:>{_width(title)}}" for title in titles))
     for row in rows:
-        numbers = (row["parameters"], row["embed_dim"], row["depth"], row["num_heads"])
-        cells = zip(titles, (*numbers, row["mlp_dim"]), strict=True)
-        shown = "".join(
-            f"{n:>{_width(t)},}" if t == "parameters" else f"{n:>{_width(t)}}" for t, n in cells
-        )
+        encoder = [row[key] if row["depth"] else "-" for key in ("depth", "num_heads", "mlp_dim")]
+        numbers = (f"{row['parameters']:,}", row["embed_dim"], *encoder)
+        cells = zip(titles, numbers, strict=True)
+        shown = "".join(f"{n:>{_width(t)}}" for t, n in cells)
         print(f"{row['name']:<24}{row['paper_name']:<15}{shown}")
 
 

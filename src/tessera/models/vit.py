@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tessera.config import ViTConfig
+from tessera.models.stems import drop_by_columns, drop_path_rates, make_stem
 from tessera.models.variants import parse
 from tessera.nn.attention_masks import TokenGrid, block_mask, dense_mask
 from tessera.nn.block import Block, BlockSpec
 from tessera.nn.init import initialise
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
-from tessera.nn.patch_embed import ConvPatchEmbed, Grid, LinearPatchEmbed, grid_of
-from tessera.nn.pool import AttentionPool
+from tessera.nn.patch_embed import Grid, grid_of
+from tessera.nn.pool import AttentionPool, SeqPool
 from tessera.nn.pos_embed import PosSpec, make_pos_embed
 from tessera.nn.positions.base import NoPosEmbed, Placement, PosEmbed
 
@@ -51,35 +52,34 @@ class ViT(nn.Module):
         c = self.config = config
         self.grad_checkpointing = False
         self.block_sparse = False
-        if c.patch_embed == "linear":
-            self.patch_embed: nn.Module = LinearPatchEmbed(
-                c.patch_size, c.in_chans, c.embed_dim, patch_norm=c.patch_norm
-            )
-        else:
-            self.patch_embed = ConvPatchEmbed(c.patch_size, c.in_chans, c.embed_dim)
+        self.patch_embed = make_stem(c)
         self.cls_token = _tokens(int(c.cls_token), c.embed_dim)
         self.dist_token = _tokens(int(c.dist_token), c.embed_dim)
         self.register_tokens = _tokens(c.num_registers, c.embed_dim)
         positions, every = _pos_spec(c), c.place == "every"
         self.pos_embed = NoPosEmbed(positions) if every else make_pos_embed(c.pos_embed, positions)
-        self.pos_drop = Dropout(c.drop_rate)
+        # FractalNet has its own dropout, after every block.
+        self.pos_drop = Dropout(0.0 if c.patch_embed == "fractal" else c.drop_rate)
         embed_norm = make_norm(c.norm, c.embed_dim, c.norm_eps) if c.embed_norm else nn.Identity()
         self.embed_norm = embed_norm
         spec = _block_spec(c)
         self.blocks = nn.ModuleList(
             Block(
                 spec,
-                drop_path=c.drop_path_rate * i / max(c.depth - 1, 1),
+                drop_path=rate,
                 pos_embed=make_pos_embed(c.pos_embed, positions) if every else None,
             )
-            for i in range(c.depth)
+            for rate in drop_path_rates(c)
         )
+        self.paths = drop_by_columns(self.blocks) if _by_columns(c) else None
         norm = make_norm(c.norm, c.embed_dim, c.norm_eps)
         self.norm = norm if c.final_norm != "none" else nn.Identity()
         if c.pool == "map":
             self.attn_pool = AttentionPool(
                 c.embed_dim, c.num_heads, c.mlp_dim, mlp=c.mlp, norm=c.norm, norm_eps=c.norm_eps
             )
+        elif c.pool == "seq":
+            self.seq_pool = SeqPool(c.embed_dim)
         width = c.representation_dim or c.embed_dim
         if c.representation_dim:
             self.pre_logits = nn.Linear(c.embed_dim, width)
@@ -128,6 +128,8 @@ class ViT(nn.Module):
                 x = tokens.patches.mean(dim=1)
             case "map":
                 x = self.attn_pool(tokens.patches)
+            case "seq":
+                x = self.seq_pool(tokens.patches)
         return self.norm(x) if self.config.final_norm == "pooled" else x
 
     def forward_intermediates(
@@ -176,6 +178,8 @@ class ViT(nn.Module):
         grid = grid_of(images, self.config.patch_size)
         x = self.patch_embed(images)  # b n d
         batch = x.shape[0]
+        if self.paths is not None and self.training:
+            self.paths.draw(x)
         prefix = [
             t.expand(batch, -1, -1) for t in (self.cls_token, self.dist_token) if t is not None
         ]
@@ -210,7 +214,9 @@ class ViT(nn.Module):
         """Whether flex_attention is asked for and can: no dropout, no gradients on the CPU."""
         if not self.block_sparse or (device.type == "cpu" and torch.is_grad_enabled()):
             return False
-        return not scheme.has_values and not (self.training and self.config.attn_drop_rate)
+        if self.config.locality or scheme.has_values:
+            return False
+        return not (self.training and self.config.attn_drop_rate)
 
     def _run(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
         x = placement.enter(x)
@@ -264,6 +270,10 @@ def _tokens(count: int, dim: int) -> nn.Parameter | None:
     return nn.Parameter(torch.zeros(1, count, dim)) if count else None
 
 
+def _by_columns(config: ViTConfig) -> bool:
+    return config.drop_path_kind == "residual_fractal" and config.drop_path_rate > 0
+
+
 def _pos_spec(config: ViTConfig) -> PosSpec:
     return PosSpec(
         grid=config.grid,
@@ -291,4 +301,6 @@ def _block_spec(config: ViTConfig) -> BlockSpec:
         layer_scale_init=config.layer_scale_init,
         drop=config.drop_rate,
         attn_drop=config.attn_drop_rate,
+        locality=config.locality,
+        residual_norm=config.residual_norm,
     )

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
 from tessera.nn.attention_masks import block_sparse_attention
+from tessera.nn.locality import Locality
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
 from tessera.nn.positions.base import Relative, Rotation
@@ -30,6 +31,7 @@ class Attention(nn.Module):
         norm: Kind of the norms on queries and keys that ``qk_norm`` asks for.
         attn_drop: Dropout rate on the attention probabilities.
         proj_drop: Dropout rate on the output.
+        locality: Locality self-attention; see ``Locality``.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Attention(nn.Module):
         norm_eps: float = 1e-6,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        locality: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -54,6 +57,7 @@ class Attention(nn.Module):
         self.k_norm = make_norm(norm, head_dim, norm_eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(inner, dim)
         self.proj_drop = Dropout(proj_drop)
+        self.locality = Locality(num_heads, head_dim) if locality else None
 
     def forward(
         self,
@@ -68,12 +72,12 @@ class Attention(nn.Module):
             bias = None if relative is None else relative.logits(q)
             x = block_sparse_attention(q, k, v, mask, bias)
         elif noisy or (relative is not None and relative.values is not None):
-            a = self.attn_drop(_probabilities(q, k, relative, mask))
+            a = self.attn_drop(_probabilities(q, k, relative, self._allowed(q, mask)))
             x = a @ v
             if relative is not None and relative.values is not None:
                 x = x + relative.mix(a)
         else:  # equations 6 and 7
-            x = F.scaled_dot_product_attention(q, k, v, _terms(q, relative, mask))
+            x = F.scaled_dot_product_attention(q, k, v, _terms(q, relative, self._allowed(q, mask)))
         return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
 
     def weights(
@@ -85,7 +89,16 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b h t t"]:
         """Return A = softmax(q k^T / sqrt(D_h)), equation 6, without dropout; rows sum to 1."""
         q, k, _ = self._qkv(x, rotation)
-        return _probabilities(q, k, relative, mask)
+        return _probabilities(q, k, relative, self._allowed(q, mask))
+
+    def _allowed(
+        self, q: Tensor, mask: Bool[Tensor, "#h t t"] | None
+    ) -> Bool[Tensor, "#h t t"] | None:
+        """The pairs that both the pattern and locality allow."""
+        own = None if self.locality is None else self.locality.mask(q)
+        if own is None:
+            return mask
+        return own[None] if mask is None else mask & own
 
     def _qkv(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each ``b h t e``: equation 5."""
@@ -95,6 +108,8 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotation.turn(q), rotation.turn(k)
+        if self.locality is not None:
+            q = self.locality.temper(q)
         return q, k, v
 
 

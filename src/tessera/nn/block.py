@@ -122,6 +122,8 @@ class BlockSpec:
     layer_scale_init: float | None = None
     drop: float = 0.0
     attn_drop: float = 0.0
+    locality: bool = False
+    residual_norm: bool = False
 
 
 class Block(nn.Module):
@@ -149,13 +151,15 @@ class Block(nn.Module):
             norm_eps=spec.norm_eps,
             attn_drop=spec.attn_drop,
             proj_drop=spec.drop,
+            locality=spec.locality,
         )
+        self.residual_norm = spec.residual_norm
         self.ls1 = _layer_scale(spec)
         self.norm2 = make_norm(spec.norm, spec.dim, spec.norm_eps)
         self.mlp = make_mlp(spec.mlp, spec.dim, spec.mlp_dim, drop=spec.drop)
         self.ls2 = _layer_scale(spec)
-        self.drop_path1 = DropPath(drop_path)
-        self.drop_path2 = DropPath(drop_path)
+        self.drop_path1: nn.Module = DropPath(drop_path)
+        self.drop_path2: nn.Module = DropPath(drop_path)
 
     def forward(
         self,
@@ -168,7 +172,9 @@ class Block(nn.Module):
         if self.pos_embed is not None and grid is not None:
             x, rotation, relative = self._placed(self.pos_embed, x, grid)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation, relative, mask)))  # 2
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))  # equation 3
+        normed = self.norm2(x)
+        x = normed if self.residual_norm else x  # the code of CCT adds to what it has normed
+        return x + self.drop_path2(self.ls2(self.mlp(normed)))  # equation 3
 
     def attention_weights(
         self,

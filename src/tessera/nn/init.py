@@ -11,10 +11,15 @@ from torch import Tensor, nn
 
 from tessera.nn.attention import Attention
 from tessera.nn.block import LayerScale, Mlp, SwiGlu
+from tessera.nn.bottleneck import Bottleneck, ResNetEmbed, ResNetV2
+from tessera.nn.conv_tokenizer import ConvTokenizer
+from tessera.nn.fractal import FractalNet
+from tessera.nn.locality import Locality
 from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
-from tessera.nn.pool import AttentionPool
+from tessera.nn.pool import AttentionPool, SeqPool
 from tessera.nn.positions.absolute import Learned, Learned2d
 from tessera.nn.positions.base import PosEmbed
+from tessera.nn.shifted_patch import ShiftedPatchEmbed
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of N(0, 1) cut off at two sigma; flax divides by it, PyTorch does not."""
@@ -36,8 +41,10 @@ def init_paper(model: nn.Module) -> None:
                 nn.init.xavier_uniform_(module.latent[0])  # flax counts the last two axes
                 for linear, parts in ((module.q, 1), (module.kv, 2), (module.proj, 1)):
                     _xavier_parts(linear, parts)
-            case ConvPatchEmbed() | LinearPatchEmbed():
+            case ConvPatchEmbed() | LinearPatchEmbed() | ShiftedPatchEmbed():
                 _lecun_normal(module.proj)
+            case SeqPool():
+                _xavier_parts(module.score, 1)
             case Learned() | Learned2d():
                 for table in module.parameters():
                     nn.init.normal_(table, std=0.02)
@@ -101,9 +108,34 @@ def initialise(model: nn.Module, scheme: str) -> None:
         raise ValueError(f"unknown init={scheme!r}\nhint: known are {', '.join(INITS)}")
     with torch.no_grad():
         for module in model.modules():  # these start the same in every scheme
-            if isinstance(module, nn.LayerNorm | nn.RMSNorm | LayerScale | PosEmbed):
+            if isinstance(module, nn.LayerNorm | nn.RMSNorm | LayerScale | PosEmbed | Locality):
                 module.reset_parameters()
         INITS[scheme](model)
+        for module in model.modules():  # convolutional stems, too
+            if isinstance(module, ResNetEmbed | ResNetV2 | ConvTokenizer | FractalNet):
+                _stem(module)
+
+
+def _stem(stem: nn.Module) -> None:
+    """Initialise a convolutional stem as its authors do, whatever the scheme of the encoder.
+
+    ResNets are lecun-normal, flax's default, and a hybrid's units start as the identity: their
+    last norm is zero. The tokenizer is kaiming-normal; FractalNet is Caffe's "xavier", uniform
+    with variance 1 / fan_in.
+    """
+    for module in stem.modules():
+        match module:
+            case nn.GroupNorm() | nn.BatchNorm2d():
+                module.reset_parameters()
+            case nn.Conv2d() if isinstance(stem, ConvTokenizer):
+                nn.init.kaiming_normal_(module.weight)
+            case nn.Conv2d() if isinstance(stem, FractalNet):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
+            case nn.Conv2d():
+                _lecun_normal(module)
+    for module in stem.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.norm3.weight)
 
 
 def _tokens_and_heads(

@@ -53,3 +53,21 @@ class AttentionPool(nn.Module):
         q = q.expand(x.shape[0], -1, -1, -1)
         k, v = torch.unbind(rearrange(self.kv(x), "b t (kv h e) -> kv b h t e", kv=2, h=h))
         return q, k, v
+
+
+class SeqPool(nn.Module):
+    """The mean of the tokens, weighted by a softmax over a learned score of each.
+
+    Hassani et al. (2021), "Escaping the Big Data Paradigm with Compact Transformers", section 3.3.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(dim, 1)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
+        return (self.weights(x).unsqueeze(1) @ x)[:, 0]
+
+    def weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
+        """Return the share of each token; rows sum to 1."""
+        return self.score(x)[..., 0].softmax(dim=-1)

@@ -29,7 +29,10 @@ class Average:
         keep = mean if self.decay is None else min(self.decay, _early(self.steps))
         self.steps += 1
         for name, tensor in model.state_dict().items():
-            self.weights[name].lerp_(tensor, 1 - keep)
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1 - keep)
+            else:  # how many batches a batch norm has seen
+                self.weights[name].copy_(tensor)
 
 
 def _early(steps: int) -> float:
