@@ -15,7 +15,7 @@ def test_seeds_that_agree_add_nothing_and_seeds_that_differ_add_much() -> None:
     same, apart = over_seeds([45, 45, 45], 50), over_seeds([40, 45, 50], 50)
     assert same == pytest.approx(wilson(45, 50))
     assert apart.value == pytest.approx(0.9)
-    # By hand: a spread of 0.1 over 3 seeds, 4.303 deviations, and Wilson's 0.1136 below 0.9.
+    # By hand: a spread of 0.1 over 3 seeds, 4.303 deviations, and Wilson's bound below 0.9.
     assert apart.low == pytest.approx(
         0.9 - np.hypot(4.303 * 0.1 / 3**0.5, 0.9 - wilson(45, 50).low), abs=1e-3
     )
@@ -29,7 +29,7 @@ def test_the_interval_over_seeds_covers_what_it_should() -> None:
         truths = 0.7 + 0.05 * rng.standard_normal(3)
         found = over_seeds([int(n) for n in rng.binomial(200, truths.clip(0, 1))], 200)
         covered += found.low <= 0.7 <= found.high
-    assert 0.95 <= covered / 2000 <= 0.995  # measured: 0.980: independent test sets are kinder
+    assert 0.95 <= covered / 2000 < 1  # measured: 0.9895
 
 
 def test_the_mean_of_tasks_is_surer_than_each() -> None:

@@ -8,9 +8,6 @@ from sklearn.linear_model import LogisticRegression
 
 from tessera.evaluation.linear_probe import fit_head
 
-Side = tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]
-"""Features and labels of some images."""
-
 
 class TunedProbe(NamedTuple):
     """What the probe says of test images, and how it was chosen."""
@@ -21,7 +18,10 @@ class TunedProbe(NamedTuple):
 
 
 def tuned_probe(
-    rest: Side, tuning: Side, test: Float[np.ndarray, "m d"], num_classes: int
+    rest: tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]],
+    tuning: tuple[Float[np.ndarray, "t d"], Int[np.ndarray, " t"]],
+    test: Float[np.ndarray, "m d"],
+    num_classes: int,
 ) -> TunedProbe:
     """Choose the penalty by fitting ``rest`` and looking at ``tuning``, then fit both together.
 

@@ -179,13 +179,12 @@ class Suite:
     @property
     def title(self) -> str:
         """What a table of it may be called: a subset says that it is one."""
-        count = f"{len(self.tasks)} task{'s' if len(self.tasks) > 1 else ''}"
         if self.benchmark == "none":
+            count = f"{len(self.tasks)} task{'s' if len(self.tasks) > 1 else ''}"
             return f"{self.name}: {count} of our own choice"
         whole = len(self.tasks) == len(VTAB)
-        return f"{self.name}: VTAB-style, {'all 19 tasks' if whole else f'{count} of 19'}".replace(
-            "1 task of", "1 of"
-        )
+        share = "all 19 tasks" if whole else f"{len(self.tasks)} of 19 tasks"
+        return f"{self.name}: VTAB-style, {share}"
 
     @property
     def images_in_training(self) -> int:
