@@ -32,11 +32,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_method_is_measured_on_features_of_one_pass(
+def test_every_number_is_there_for_programs(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "deep" / "numbers.json"
     argv = ["probe", str(run), "digits", "--out", str(file), "--format", "json"]
+    argv += ["--method", "few-shot", "knn"]
     assert main([*argv, "--penalty", "1", "1024"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert json.loads(file.read_text()) == numbers
