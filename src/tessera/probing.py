@@ -14,6 +14,7 @@ from tessera.checkpoint.load import load_model
 from tessera.data.preprocessing import Preprocessing
 from tessera.data.sources import find_data
 from tessera.data.splits import DataSplits, stratified_split
+from tessera.devices import pick_device
 from tessera.evaluation.few_shot import PENALTY, SEEDS, SHOTS, few_shot
 from tessera.evaluation.frozen import Features, frozen_features, published_preprocessing
 from tessera.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_scores
@@ -24,7 +25,6 @@ from tessera.models.vit import ViT
 from tessera.progress import counting, say
 from tessera.report.environment import environment
 from tessera.report.facts import data_facts, model_facts
-from tessera.training.loop import pick_device
 
 ProbeMethod = Literal["few-shot", "knn", "linear"]
 
@@ -113,19 +113,13 @@ def probe(
             images for the shots.
     """
     settings = settings or ProbeSettings()
-    console = console or Console(stderr=True, quiet=True)
+    console = console or Console(quiet=True)
     splits = find_data(str(data))
-    _check(splits, split)
+    _check(splits, split, settings)
     shots, notes = _shots(splits, settings)
-    if "knn" in settings.methods and settings.k > len(splits["train"]):
-        raise ValueError(
-            f"k={settings.k} neighbours, and there are {len(splits['train'])} training images\n"
-            f"hint: give a smaller --k"
-        )
     picked = pick_device(device)
     loaded = load_model(model, offline=offline)
-    own = loaded.header.preprocessing
-    paper = settings.preprocessing == "published"
+    own, paper = loaded.header.preprocessing, settings.preprocessing == "published"
     preprocessing = published_preprocessing(own.channels) if paper else own
     began = time.perf_counter()
     train, test = _features(
@@ -138,13 +132,6 @@ def probe(
         bad_share=bad_share,
         console=console,
     )
-    seconds = time.perf_counter() - began
-    groups = splits["train"].groups
-    sides = _Sides(train, test, len(splits.class_names), None if groups is None else groups)
-    scores: list[ProbeScore] = []
-    for method in dict.fromkeys(settings.methods):
-        with console.status(f"measuring {method}"):
-            scores += _measure(method, sides, settings, shots)
     facts = {
         "model": model_facts(loaded.model, loaded.header),
         "data": data_facts(splits, ["train", split]),
@@ -152,12 +139,16 @@ def probe(
         "images": {"train": len(train.rows), split: len(test.rows)},
         "unreadable": [*train.unreadable, *test.unreadable],
         "preprocessing": preprocessing.as_dict(),
-        "seconds": round(seconds, 3),
+        "seconds": round(time.perf_counter() - began, 3),
         "notes": notes,
         "environment": environment(picked),
     }
-    for note in notes:
-        say(console, f"note    {note}")
+    if notes:
+        say(console, f"note    {notes[0]}")
+    sides = _Sides(train, test, len(splits.class_names), splits["train"].groups)
+    with console.status("measuring"):
+        methods = dict.fromkeys(settings.methods)
+        scores = [one for method in methods for one in _measure(method, sides, settings, shots)]
     return Probe(scores=scores, facts=facts)
 
 
@@ -171,7 +162,7 @@ class _Sides:
     groups: np.ndarray | None
 
 
-def _check(splits: DataSplits, split: str) -> None:
+def _check(splits: DataSplits, split: str, settings: ProbeSettings) -> None:
     if splits.task != "classify":
         raise ValueError(
             f"{splits.spec} is labelled for {splits.task}\nhint: a probe wants one class an image"
@@ -184,6 +175,11 @@ def _check(splits: DataSplits, split: str) -> None:
             f"{splits.spec} has no split {split!r}\n"
             f"hint: it has {has}; give one with --split, or put images of every class into a "
             f"folder {split} beside train"
+        )
+    if "knn" in settings.methods and settings.k > len(splits["train"]):
+        raise ValueError(
+            f"k={settings.k} neighbours, and there are {len(splits['train'])} training images\n"
+            "hint: give a smaller --k"
         )
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from rich.console import Console
 
 from tessera.checkpoint.load import load_model
+from tessera.devices import pick_device
 from tessera.progress import say
 from tessera.report.environment import environment
 from tessera.report.facts import model_facts
 from tessera.run_folder import refuse_used
-from tessera.training.loop import pick_device
 from tessera.transfer.draws import TaskData, find_tasks
 from tessera.transfer.finetuning import FinetuneTask
 from tessera.transfer.frozen import FrozenTask
@@ -54,7 +54,6 @@ def transfer(
     picked = pick_device(device)
     data = find_tasks(plan)
     loaded = load_model(model, offline=offline)
-    facts = model_facts(loaded.model, loaded.header)
     journal = Journal(folder, identity_of(plan, data, loaded))
     if resume:
         journal.restore()
@@ -73,18 +72,27 @@ def transfer(
     )
     folder.mkdir(parents=True, exist_ok=True)
     journal.save()
-    kind = FinetuneTask if plan.method == "finetune" else FrozenTask
+    return _measure_all(place, data)
+
+
+def _measure_all(place: Workplace, data: list[TaskData]) -> TransferResult:
+    """Do all work that is left, and write the results after every task."""
+    kind = FinetuneTask if place.suite.method == "finetune" else FrozenTask
     work = [kind(place, part) for part in data]
     for task in work:
         place.plan(list(task.pieces()))
     _announce(place, data)
     result = TransferResult(
-        suite=plan, model=facts, environment=environment(picked), tasks=[], folder=folder
+        suite=place.suite,
+        model=model_facts(place.loaded.model, place.loaded.header),
+        environment=environment(place.device),
+        tasks=[],
+        folder=place.folder,
     )
     for task, part in zip(work, data, strict=True):
         result.tasks.append(task_result(part, task.run()))
         accuracy = result.tasks[-1].accuracy
-        say(console, f"{part.task.name}: {accuracy.value:.2%}")
+        say(place.console, f"{part.task.name}: {accuracy.value:.2%}")
         write_results(result)
     return result
 

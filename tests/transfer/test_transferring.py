@@ -16,8 +16,10 @@ from tessera.cli import main
 from tessera.data.preprocessing import HALF, Preprocessing
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
-from tessera.training.faults import StoppedError
+from tessera.training import conduct
+from tessera.training.faults import StoppedError, Stopping
 from tessera.training.run import Run
+from tessera.transfer import finetuning
 from tessera.transfer.results import TransferResult
 from tessera.transferring import transfer
 
@@ -159,16 +161,16 @@ def test_a_suite_that_was_stopped_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     suite = write_suite(tmp_path, folders, FINETUNE)
-    train, calls = Run.train, []
+    train, calls = conduct.conduct, []
 
-    def stop_in_the_fifth(self: Run, stopping: object = None) -> None:
-        calls.append(str(self.folder))
+    def stop_in_the_fifth(run: Run, stopping: Stopping | None = None) -> None:
+        calls.append(str(run.folder))
         if len(calls) == 5:
-            self.save_state()
+            run.save_state()
             raise StoppedError("stopped", "SIGTERM")
-        train(self)
+        train(run, stopping)
 
-    monkeypatch.setattr(Run, "train", stop_in_the_fifth)
+    monkeypatch.setattr(finetuning, "conduct", stop_in_the_fifth)
     out = tmp_path / "out"
     with pytest.raises(StoppedError, match=r"noise, and saved\nhint: go on with --resume --out"):
         transfer(model, suite, out=out)

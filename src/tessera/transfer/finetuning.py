@@ -19,10 +19,12 @@ from tessera.progress import say
 from tessera.recipe import Recipe
 from tessera.report.environment import environment
 from tessera.training.build import build
+from tessera.training.conduct import conduct
 from tessera.training.faults import StoppedError, stopping_on_signals
 from tessera.training.log import read_log
 from tessera.training.loop import DivergedError
-from tessera.training.run import CHECKPOINT, Run
+from tessera.training.run import Run
+from tessera.training.state import exists
 from tessera.transfer.draws import TaskData, draw_images, join
 from tessera.transfer.pieces import Piece, Workplace
 
@@ -87,7 +89,7 @@ class FinetuneTask:
         )
 
     def _cost(self, lr: float, steps: int) -> float:
-        return 3.0 * steps * self._recipe(lr, steps, 0).data.batch_size
+        return 3.0 * steps * self._recipe(lr, steps, 0).data.images_per_step
 
     def _costliest(self) -> tuple[float, int]:
         return max(self.place.suite.finetune.settings, key=lambda pair: pair[1])
@@ -165,14 +167,14 @@ class FinetuneTask:
         torch.manual_seed(recipe.seed)
         model, header = build(recipe, splits, lambda line: None)
         run = Run(folder, recipe, splits, model, header, self.place.console)
-        if (folder / CHECKPOINT).is_file():
+        if exists(folder):
             run.restore()
         else:
             run.start(environment(run.device))
-        if run.state.step < run.stop:
+        if not run.is_over:
             try:
                 with stopping_on_signals() as stopping:
-                    run.train(stopping)
+                    conduct(run, stopping)
             except StoppedError as stopped:
                 raise StoppedError(
                     f"stopped by {stopped.signal_name} in {self.name}, and saved\n"

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from tessera.evaluation.few_shot import PENALTY
 from tessera.fields import coerce
-from tessera.recipe import Data, Optim, Recipe, Schedule, merge
+from tessera.recipe import Recipe, merge
+from tessera.settings import Data, Optim, Schedule
 
 T = TypeVar("T")
 
