@@ -147,9 +147,7 @@ def probe(
         say(console, f"note    {notes[0]}")
     sides = _Sides(train, test, len(splits.class_names), splits["train"].groups)
     with console.status("measuring"):
-        methods = dict.fromkeys(settings.methods)
-        scores = [one for method in methods for one in _measure(method, sides, settings, shots)]
-    return Probe(scores=scores, facts=facts)
+        return Probe(scores=_measure_all(sides, settings, shots), facts=facts)
 
 
 @dataclass(frozen=True)
@@ -231,6 +229,13 @@ def _features(
             for name in names
         ]
     return found[0], found[1]
+
+
+def _measure_all(
+    sides: _Sides, settings: ProbeSettings, shots: tuple[int, ...]
+) -> list[ProbeScore]:
+    methods = dict.fromkeys(settings.methods)
+    return [score for method in methods for score in _measure(method, sides, settings, shots)]
 
 
 def _measure(
