@@ -168,9 +168,13 @@ def _rows(result: TransferResult) -> Sequence[tuple[str, ...]]:
     means = result.groups if len(result.groups) > 1 else {}
     for group, score in means.items():
         count = sum(task.group == group for task in result.tasks)
-        rows.append((f"mean of {group}", group, *_numbers(score), "", f"{count} tasks"))
-    rows.append(("mean of all", "", *_numbers(result.mean), "", f"{len(result.tasks)} tasks"))
+        rows.append((f"mean of {group}", group, *_numbers(score), "", _tasks(count)))
+    rows.append(("mean of all", "", *_numbers(result.mean), "", _tasks(len(result.tasks))))
     return rows
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def _numbers(score: Interval) -> tuple[str, str]:
