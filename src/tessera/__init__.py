@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tessera.predict import Prediction as Prediction
     from tessera.predict import Predictor as Predictor
     from tessera.predict import load as load
+    from tessera.probing import probe as probe
     from tessera.recipe import Recipe as Recipe
+    from tessera.transferring import transfer as transfer
 
 PUBLIC = {
     "Evaluation": "measuring",
@@ -41,7 +43,9 @@ PUBLIC = {
     "Prediction": "predict",
     "Predictor": "predict",
     "load": "predict",
+    "probe": "probing",
     "Recipe": "recipe",
+    "transfer": "transferring",
 }
 """Public names and their modules, imported when first used: torch takes seconds, `--help` none."""
 

@@ -9,6 +9,8 @@ COMMANDS = {
     "predict": "label images, or a folder of them",
     "evaluate": "measure a model on labelled images",
     "compare": "say whether one model is better than another, or only luckier",
+    "probe": "measure what a model's features are worth on labelled images",
+    "transfer": "measure a model on a suite of data sets",
     "doctor": "say what is wrong with a data set, file by file",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",
