@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tessera.benchmarking.counts import Peak, count_macs, find_peak
+from tessera.benchmarking.counts import Peak, count_macs, find_peak, matrix_product
 from tessera.benchmarking.memory import ask_child
 from tessera.benchmarking.timing import interleave
 from tessera.benchmarking.work import (
@@ -114,7 +114,7 @@ def bench(
     """Measure every case: time in interleaved rounds, memory in a process of its own.
 
     Args:
-        done: Is told how many pieces of work have been done; there are ``pieces(plan)``.
+        done: Is told how many pieces of work have been done; there are ``pieces(plan, device)``.
 
     Raises:
         ValueError: No such model, or a training step of a model without a head.
@@ -128,31 +128,45 @@ def bench(
         own = [case for case in cases if case.model == ref]
         subjects[ref] = Subject(open_model(ref, offline=plan.offline), device, own)
     macs = {ref: count_macs(subject.config) for ref, subject in subjects.items()}
+    on_cpu = device.type == "cpu"
+    products = {
+        MODES[mode].dtype: matrix_product(MODES[mode].dtype) for mode in plan.modes if on_cpu
+    }
+    work = {case: subjects[case.model].work(case) for case in cases}
     with compiling():
         differences = {case: _difference(subjects[case.model], case) for case in cases}
         times = interleave(
-            {case: subjects[case.model].work(case) for case in cases},
+            {**work, **products},
             rounds=plan.rounds,
             seconds=plan.seconds,
             device=device,
             done=done,
         )
-    peaks = {mode: find_peak(device, MODES[mode].dtype) for mode in plan.modes}
+    calls = {key: [t for each in rounds for t in each] for key, rounds in times.items()}
+    peaks = {mode: find_peak(device, calls.get(MODES[mode].dtype, ())) for mode in plan.modes}
     found = environment(device)
-    subjects.clear()  # the processes that follow need the memory
+    del work, subjects  # the processes that follow need the memory
     rows = []
     for case in cases:
         memory = _memory(case, device, plan) if plan.memory else None
         done(1)
-        calls = [seconds for each in times[case] for seconds in each]
-        row = _row(case, calls, macs[case.model], peaks[case.mode], memory, differences[case])
-        rows.append(row)
+        numbers = (macs[case.model], peaks[case.mode], memory, differences[case])
+        rows.append(_row(case, calls[case], *numbers))
     return Report(rows, peaks, plan, found)
 
 
-def pieces(plan: Plan) -> int:
-    """Return how many pieces of work a plan has, for a progress bar."""
-    return len(plan.cases()) * (plan.rounds + 2)
+def pieces(plan: Plan, device: torch.device) -> int:
+    """Return how many pieces of work a plan has, for a progress bar.
+
+    Each case is warmed up, timed in every round, and weighed; a processor's products are timed too.
+    """
+    products = len(_product_types(plan, device))
+    return len(plan.cases()) * (plan.rounds + 2) + products * (plan.rounds + 1)
+
+
+def _product_types(plan: Plan, device: torch.device) -> set[torch.dtype]:
+    """The types of number in which a processor's peak is measured."""
+    return {MODES[mode].dtype for mode in plan.modes} if device.type == "cpu" else set()
 
 
 def _row(

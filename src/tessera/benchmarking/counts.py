@@ -1,6 +1,6 @@
 """What a model costs on paper, and what a device can do at best."""
 
-import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from tessera.models.vit import ViT
 PEAKS = {
     "B200": 2250.0,
     "H200": 989.0,
-    "GH200": 989.0,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.0,
     "H100": 989.0,
@@ -58,23 +57,24 @@ def count_macs(config: ViTConfig) -> int:
     return counter.get_total_flops() // 2
 
 
-def find_peak(device: torch.device, dtype: torch.dtype) -> Peak | None:
+def find_peak(device: torch.device, products: Sequence[float]) -> Peak | None:
     """Return the peak of a device: its data sheet's in bfloat16, or a processor's measured one.
 
-    A processor's is the fastest of ten products of square matrices, in ``dtype``, on the threads
-    of this process. None where neither is known.
+    None where neither is known.
+
+    Args:
+        products: Seconds of each of a processor's matrix products; the fastest counts.
     """
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        known = [tflops for key, tflops in PEAKS.items() if key in name.replace("-", " ")]
+        name = torch.cuda.get_device_name(device).replace("-", " ")
+        known = [tflops for key, tflops in PEAKS.items() if key in name]
         return Peak(known[0], "data sheet") if known else None
-    if device.type != "cpu":
+    if not products:
         return None
+    return Peak(2 * SIDE**3 / min(products) / 1e12, "measured matmul")
+
+
+def matrix_product(dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Return the multiplication of two square matrices, as work for a processor."""
     a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
-    return Peak(2 * SIDE**3 / min(_seconds(a, b) for _ in range(10)) / 1e12, "measured matmul")
-
-
-def _seconds(a: Tensor, b: Tensor) -> float:
-    start = time.perf_counter()
-    torch.mm(a, b)
-    return time.perf_counter() - start
+    return lambda: torch.mm(a, b)

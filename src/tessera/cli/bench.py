@@ -91,8 +91,9 @@ class Arguments(Command):
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:
-            with counting(Console(stderr=True), "measuring", pieces(plan)) as counter:
-                return bench(plan, pick_device(self.device), done=counter.advance)
+            device = pick_device(self.device)
+            with counting(Console(stderr=True), "measuring", pieces(plan, device)) as counter:
+                return bench(plan, device, done=counter.advance)
         finally:
             torch.set_num_threads(before)
 
@@ -107,14 +108,14 @@ def as_table(report: "Report") -> str:
     )
     for mode, peak in report.peaks.items():
         if peak is not None:
-            head += f"peak for {mode}: {peak.tflops:.4g} TFLOP/s ({peak.source})\n"
+            head += f"peak for {mode}: {peak.tflops:.3g} TFLOP/s ({peak.source})\n"
     titles = ("model", "what", "mode", "batch", "images/s", "ms", "p90 ms", "MB", "GMAC", "MFU")
     rows = [(*titles, "max logit difference")]
     for row in report.rows:
         case = row.case
         rows.append(
             (
-                case.model,
+                case.model if len(case.model) < 50 else f"...{case.model[-46:]}",
                 case.task,
                 case.mode,
                 str(case.batch_size),
