@@ -138,7 +138,7 @@ def load_library(peer: str) -> None:
     Raises:
         ImportError: It is not here.
     """
-    if peer in ("timm", "torchvision", "transformers") and _has("torchvision"):
+    if _has("torchvision"):  # vit-pytorch imports it too
         ensure_torchvision()
     importlib.import_module(MODULES[peer])
     if peer == "transformers":
