@@ -25,7 +25,7 @@ LAYERS = [  # bottom first; units of one layer do not import each other
     {"checkpoint", "objectives"},
     {"evaluation", "predict"},
     {"training", "report"},
-    {"measuring", "finishing", "comparing", "transfer"},
+    {"benchmarking", "measuring", "finishing", "comparing", "transfer"},
     {"api", "checkup", "probing", "transferring"},
     {"crossval"},
     {"cli"},

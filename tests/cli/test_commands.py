@@ -292,7 +292,7 @@ class TestBadInput:
     def test_unknown_recipe_and_recipe_key(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert "shipped are digits" in refused(["train", "digits", "--recipe", "digit"], capsys)
+        assert "shipped are augreg" in refused(["train", "digits", "--recipe", "digit"], capsys)
         path = tmp_path / "mine.toml"
         path.write_text("[optim]\nlearning_rate = 1\nweight_decy = 2\n")
         argv = ["train", "digits", "--recipe", str(path)]

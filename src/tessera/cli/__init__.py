@@ -15,6 +15,7 @@ COMMANDS = {
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",
     "convert": "write a model for timm, transformers or the paper's code",
+    "bench": "measure speed, latency and memory of models here",
 }
 """Every verb with its summary; the module of the same name has a class ``Arguments``."""
 

@@ -1,7 +1,7 @@
 """The Vision Transformer of Dosovitskiy et al. (2020), equations 1 to 4."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -89,15 +89,16 @@ class ViT(nn.Module):
         initialise(self, init)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Return logits, or what the head would get where ``num_classes`` is 0."""
-        return self.forward_head(self.forward_features(images))
+        """Return logits, or what the head would get where ``num_classes`` is 0.
+
+        The last block computes only the tokens that the head reads, which changes no logit; to
+        see all tokens, ask ``forward_features``.
+        """
+        return self.forward_head(self._encode(images, self._read_tokens))
 
     def forward_features(self, images: Float[Tensor, "b c h w"]) -> Tokens:
         """Encode images into tokens, normalised where ``final_norm`` is "tokens"."""
-        x, grid = self._embed(images)
-        for block, placement in self._placed(grid, x.device):
-            x = self._run(block, x, placement)
-        return self._name(self._norm_tokens(x), grid)
+        return self._encode(images)
 
     def forward_head(self, tokens: Tokens) -> Float[Tensor, "b k"]:
         """Turn tokens into logits: pool, and one dense layer or two.
@@ -173,6 +174,18 @@ class ViT(nn.Module):
             x = self._run(block, x, placement)
         return [found[i] for i in wanted]
 
+    @property
+    def _read_tokens(self) -> int | None:
+        """How many tokens, from the first, the head reads; None is all of them."""
+        return self.config.positioned_prefix if self.config.pool == "cls" else None
+
+    def _encode(self, images: Tensor, queries: int | None = None) -> Tokens:
+        """Equations 1 to 4; the last block computes only the first ``queries`` tokens."""
+        x, grid = self._embed(images)
+        for i, (block, placement) in enumerate(self._placed(grid, x.device), start=1):
+            x = self._run(block, x, placement, queries if i == self.config.depth else None)
+        return self._name(self._norm_tokens(x), grid)
+
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Equation 1: class token and patches, plus positions; registers join without any."""
         grid = grid_of(images, self.config.patch_size)
@@ -218,19 +231,23 @@ class ViT(nn.Module):
             return False
         return not (self.training and self.config.attn_drop_rate)
 
-    def _run(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
+    def _run(
+        self, block: nn.Module, x: Tensor, placement: Placement, queries: int | None = None
+    ) -> Tensor:
         x = placement.enter(x)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, *placement.inside, use_reentrant=False)
-        return block(x, *placement.inside)
+            return checkpoint(block, x, *placement.inside, queries=queries, use_reentrant=False)
+        return block(x, *placement.inside, queries=queries)
 
     def _norm_tokens(self, x: Tensor) -> Tensor:
         return self.norm(x) if self.config.final_norm == "tokens" else x
 
     def _name(self, x: Tensor, grid: Grid) -> Tokens:
+        """Tell the kinds of token apart; those that were not computed are empty."""
         c = self.config
-        counts = [int(c.cls_token), int(c.dist_token), c.num_registers, grid[0] * grid[1]]
-        cls, dist, registers, patches = x.split(counts, dim=1)
+        counts = (int(c.cls_token), int(c.dist_token), c.num_registers)
+        ends = list(accumulate(counts))
+        cls, dist, registers, patches = x.tensor_split(ends, dim=1)
         return Tokens(cls, dist, registers, patches, grid)
 
     def _represent(self, x: Tensor) -> Tensor:

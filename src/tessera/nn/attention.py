@@ -24,6 +24,7 @@ class Attention(nn.Module):
     tokens, where the position scheme does that; ``mask`` is True for the pairs that may look. The
     fused kernel takes both as its mask, which is exact; vectors on the values need A itself. With a
     block mask, a kernel that skips blocks gives the same; it has no dropout, nor such vectors.
+    Only the first ``queries`` tokens are answered for where that is given; all are looked at.
 
     Args:
         dim: Width of a token: D.
@@ -65,7 +66,9 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         relative: Relative | None = None,
         mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
-    ) -> Float[Tensor, "b t d"]:
+        *,
+        queries: int | None = None,
+    ) -> Float[Tensor, "b q d"]:
         q, k, v = self._qkv(x, rotation)
         noisy = self.training and self.attn_drop.rate > 0  # the kernel's own masks know no rows
         if isinstance(mask, BlockMask):
@@ -77,7 +80,10 @@ class Attention(nn.Module):
             if relative is not None and relative.values is not None:
                 x = x + relative.mix(a)
         else:  # equations 6 and 7
-            x = F.scaled_dot_product_attention(q, k, v, _terms(q, relative, self._allowed(q, mask)))
+            terms = _terms(q, relative, self._allowed(q, mask))
+            terms = None if terms is None else terms[..., :queries, :]
+            x = F.scaled_dot_product_attention(q[:, :, :queries], k, v, terms)
+        x = x[:, :, :queries]
         return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
 
     def weights(

@@ -129,6 +129,8 @@ class BlockSpec:
 class Block(nn.Module):
     """Attention, then MLP, each as ``x + drop_path(scale(f(norm(x))))``: a pre-norm encoder block.
 
+    Only the first ``queries`` tokens are computed where that is given, from all of them.
+
     Args:
         drop_path: Probability, per image, that a residual branch is skipped in training.
         pos_embed: The block's own position scheme, which takes the place of ``rotation`` and
@@ -168,10 +170,13 @@ class Block(nn.Module):
         relative: Relative | None = None,
         mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
         grid: Grid | None = None,
-    ) -> Float[Tensor, "b t d"]:
+        *,
+        queries: int | None = None,
+    ) -> Float[Tensor, "b q d"]:
         if self.pos_embed is not None and grid is not None:
             x, rotation, relative = self._placed(self.pos_embed, x, grid)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), rotation, relative, mask)))  # 2
+        y = self.attn(self.norm1(x), rotation, relative, mask, queries=queries)
+        x = x[:, :queries] + self.drop_path1(self.ls1(y))  # equation 2
         normed = self.norm2(x)
         x = normed if self.residual_norm else x  # the code of CCT adds to what it has normed
         return x + self.drop_path2(self.ls2(self.mlp(normed)))  # equation 3

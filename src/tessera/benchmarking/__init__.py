@@ -1,0 +1,1 @@
+"""How fast a model runs here, and what it takes."""
