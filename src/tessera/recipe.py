@@ -82,6 +82,11 @@ class Recipe:
         require(self, "save_every", AT_LEAST_1)
         require(self, "patience", AT_LEAST_1)
         require(self, "label_smoothing", ("in [0, 1)", lambda x: 0 <= x < 1))
+        if self.precision == "float16" and self.optim.sam_rho:
+            raise ValueError(
+                "precision=float16 scales gradients, which optim.sam_rho measures\n"
+                "hint: --precision bfloat16"
+            )
 
 
 def shipped() -> dict[str, Path]:

@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "arch.attn_drop_rate": 0.1,
     "arch.drop_path_rate": 0.2,
     "optim.ema_decay": 0.9,
+    "optim.sam_rho": 0.02,
     "augment.mixup": 0.4,
     "augment.cutmix": 1.0,
     "data.batch_size": 33,
@@ -148,6 +149,23 @@ def test_any_number_of_processes_goes_on_with_a_run(
     saved = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert saved == (["last.json", "step-24"] if then[1] == "fsdp" else ["last.pt"])
     assert_same_weights(steady, out)
+
+
+@pytest.mark.slow
+def test_shares_refuse_what_they_cannot_do_and_take_micro_batches(
+    alone: Path, tmp_path: Path
+) -> None:
+    for flags, said in (
+        ({"optim.name": "muon"}, "optim.name=muon does not work with weights in pieces"),
+        ({"data.micro_batch_size": 8}, "must be a multiple of 4"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            train(tmp_path / "refused", processes=2, parallel="fsdp", **flags)
+    even = {"data.batch_size": 32, "schedule.total_steps": 6}
+    train(tmp_path / "one", **even)
+    micro = {**even, "data.micro_batch_size": 3}
+    train(tmp_path / "two", processes=2, parallel="fsdp", **micro)
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=TOLERANCE)
 
 
 @pytest.mark.slow

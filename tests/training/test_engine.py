@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -103,6 +103,24 @@ def test_the_scale_survives_a_resume(tmp_path: Path) -> None:
     )
     one, two = load_file(whole.model), load_file(half.model)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", get_args(Optim.__annotations__["name"]))
+def test_every_optimizer_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+    changes = {"optim.name": name, "schedule.shape": "constant", "schedule.warmup_steps": 0}
+    changes |= {"optim.lr": 1e-3, "save_every": 4, "schedule.total_steps": 8}
+    whole = small(tmp_path / "whole", **changes)
+    small(tmp_path / "half", **{**changes, "schedule.total_steps": 4})
+    wanted = {"schedule.total_steps": 8}
+    half = tessera.train(
+        "digits", out=tmp_path / "half", resume=True, override=True, overrides=wanted
+    )
+    saved = [
+        torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)["tensors"]
+        for run in (whole, half)
+    ]
+    assert any(key.startswith("optimizer/") for key in saved[0])
+    assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
 
 
 @pytest.mark.slow
@@ -260,6 +278,11 @@ def test_a_run_uses_the_plain_mean_and_its_own_weights_before(tmp_path: Path) ->
     assert saved["numbers"]["average_steps"] == 20
     rows = [json.loads(r) for r in (run.folder / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
+
+
+def test_sharpness_is_refused_in_float16() -> None:
+    with pytest.raises(ValueError, match=r"hint: --precision bfloat16"):
+        Recipe(precision="float16", optim=Optim(sam_rho=0.05))
 
 
 def test_two_averages_are_refused() -> None:

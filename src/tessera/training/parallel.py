@@ -58,7 +58,13 @@ class Ddp(Engine):
     """Every process has all weights; gradients are averaged (Li et al., 2020)."""
 
     def wrap(self) -> None:
-        self.wrapped = DistributedDataParallel(self.objective, broadcast_buffers=False)
+        config = cast(ViT, self.objective.model).config
+        drops_columns = (
+            config.patch_embed == "fractal" or config.drop_path_kind != "stochastic_depth"
+        )
+        self.wrapped = DistributedDataParallel(
+            self.objective, broadcast_buffers=False, find_unused_parameters=drops_columns
+        )
         self.forward = self._built(self.wrapped)
 
     @contextmanager
@@ -113,4 +119,10 @@ def make_engine(objective: Objective, recipe: Recipe) -> Engine:
                 f"{name}={value} does not work with weights in pieces (--parallel fsdp)\n"
                 f"hint: one of {', '.join(allowed)}; or --parallel ddp"
             )
+    data = recipe.data
+    if data.micro_batch_size is not None and data.images_per_step % (2 * world_size()):
+        raise ValueError(
+            f"data.batch_size={data.images_per_step} with data.micro_batch_size and --parallel "
+            f"fsdp must be a multiple of {2 * world_size()}, so that all processes run as often"
+        )
     return Fsdp(objective, compiled=recipe.compile)

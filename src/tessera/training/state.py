@@ -100,11 +100,11 @@ def load(folder: Path, parts: Parts, device: torch.device) -> dict[str, Any]:
     """Read the last state into the parts; return its numbers."""
     pointer, path = folder / SHARDED, folder / CHECKPOINT
     shares = json.loads(pointer.read_text(encoding="utf-8")) if pointer.is_file() else None
-    whole = None
+    single = None
     if path.is_file():
-        whole = torch.load(path, map_location=device, weights_only=True)
-    if whole is not None and (shares is None or whole["numbers"]["step"] >= shares["step"]):
-        saved = Saved(whole["tensors"], whole["numbers"])
+        single = torch.load(path, map_location=device, weights_only=True)
+    if single is not None and (shares is None or single["numbers"]["step"] >= shares["step"]):
+        saved = Saved(single["tensors"], single["numbers"])
     else:
         assert shares is not None, "callers ask whether a state exists"
         saved = _read_shares(path.parent / shares["folder"], parts, device)
