@@ -28,7 +28,7 @@ test-default: $(INSTALLED)
 	$(BIN)/pytest -n auto
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -89,7 +89,7 @@ def start_run(
     Args:
         recipe_name: What to call the recipe that others were changed from.
     """
-    refuse_used(folder)
+    refuse_used(folder, resumable=True)
     run = _prepare(spec, recipe, folder, console)
     wait_for_all()  # every process has looked whether the folder is free
     run.start({**environment(run.device), "data": _identity(run.data)})
@@ -238,5 +238,10 @@ def _announce(run: Run) -> None:
         f"run     {run.folder}: {run.stop:,} steps of {run.recipe.data.images_per_step} images"
         + (f", resumed at step {run.state.step:,}" if run.state.step else ""),
     ]
+    images, batch = len(run.data["train"]), run.recipe.data.images_per_step
+    if batch > images:
+        lines.append(
+            f"note    a step has {batch} images and the data {images}: each comes more than once a step"
+        )
     for line in lines:
         run.console.print(line, highlight=False, markup=False, soft_wrap=True)

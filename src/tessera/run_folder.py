@@ -11,8 +11,11 @@ def default_folder(data: str) -> Path:
     return Path("runs") / (Path(data).expanduser().resolve().name if Path(data).exists() else data)
 
 
-def refuse_used(folder: Path) -> None:
+def refuse_used(folder: Path, *, resumable: bool = False) -> None:
     """Refuse a folder that holds anything.
+
+    Args:
+        resumable: Whether the command has ``--resume``.
 
     Raises:
         ValueError: It does.
@@ -22,5 +25,5 @@ def refuse_used(folder: Path) -> None:
         raise ValueError(
             f"{folder} already holds {what}, and nothing is overwritten\n"
             "hint: name another folder with --out"
-            + (", or go on with --resume" if (folder / RECIPE).exists() else "")
+            + (", or go on with --resume" if resumable and (folder / RECIPE).exists() else "")
         )
