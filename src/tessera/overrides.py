@@ -64,7 +64,7 @@ class ViTOverrides:
     embed_norm: bool | None = None
     """A norm before the first block, as in CLIP."""
     pool: Literal["cls", "avg", "map", "seq"] | None = None
-    """How tokens become one vector: class token, mean, attention pooling, or CCT's weighted mean."""
+    """How tokens become one vector: class token, mean, attention pooling, CCT's weighted mean."""
     final_norm: Literal["tokens", "pooled", "none"] | None = None
     """Where the last norm goes."""
     representation_dim: int | None = None
