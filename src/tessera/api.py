@@ -241,7 +241,7 @@ def _announce(run: Run) -> None:
     images, batch = len(run.data["train"]), run.recipe.data.images_per_step
     if batch > images:
         lines.append(
-            f"note    a step has {batch} images, the data only {images}: they come more than once a step"
+            f"note    a step has {batch} images, the data {images}: they come more than once a step"
         )
     for line in lines:
         run.console.print(line, highlight=False, markup=False, soft_wrap=True)
