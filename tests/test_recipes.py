@@ -114,6 +114,7 @@ TINY = {
     "schedule.total_steps": 3,
     "eval_every": 1.0,
     "precision": "float32",
+    "compile": False,
 }
 
 

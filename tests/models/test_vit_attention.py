@@ -74,7 +74,7 @@ def test_the_answer_is_that_of_the_attention_weights(name: str, pos_embed: str) 
         block.attn.register_forward_hook(
             lambda module, args, out: seen.append((args[0], out, args[2]))
         )
-    model(images)
+    model.forward_features(images)
     matrices = model.attention_weights(images, [0, 1])
     for block, (x, out, relative), a in zip(blocks(model), seen[:2], matrices, strict=True):
         v = block.attn.qkv(x).unflatten(-1, (3, 2, 16))[:, :, 2].transpose(1, 2)

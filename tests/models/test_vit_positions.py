@@ -103,7 +103,7 @@ def test_attention_weights_are_what_forward_uses(name: str, place: str) -> None:
         block.attn.register_forward_hook(
             lambda module, args, out: seen.append((args[0], out, args[2]))
         )
-    model(images)
+    model.forward_features(images)
     for (x, out, relative), a in zip(seen, model.attention_weights(images, [0, 1]), strict=False):
         attn = blocks(model)[0].attn if x is seen[0][0] else blocks(model)[1].attn
         v = attn.qkv(x).unflatten(-1, (3, 2, 16))[:, :, 2].transpose(1, 2)

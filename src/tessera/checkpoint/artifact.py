@@ -227,7 +227,8 @@ def _calibration(values: Any) -> Calibration | None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copied to where PyTorch aligns them: sums of a product depend on that in the last bit.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
 
