@@ -86,6 +86,14 @@ def test_the_answer_is_that_of_the_attention_weights(name: str, pos_embed: str) 
         torch.testing.assert_close(found, out, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pos_embed", ["learned", "rope2d", "shaw", "shaw_values", "bias2d"])
+@pytest.mark.parametrize("name", ["global", "neighborhood", "axial", "strided"])
+def test_a_shorter_last_block_gives_the_same_answer(name: str, pos_embed: str) -> None:
+    model, images = make(name, pos_embed=pos_embed, num_registers=1), pixels()
+    every = model.forward_head(model.forward_features(images))
+    torch.testing.assert_close(model(images), every, rtol=0, atol=1e-5)  # measured: 2e-6
+
+
 @pytest.mark.parametrize("name", ["local", "neighborhood", "window"])
 def test_a_window_over_the_whole_grid_is_global_attention(name: str) -> None:
     # Measured: equal; another machine may sum in another order.

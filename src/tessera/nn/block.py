@@ -175,8 +175,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b q d"]:
         if self.pos_embed is not None and grid is not None:
             x, rotation, relative = self._placed(self.pos_embed, x, grid)
-        y = self.attn(self.norm1(x), rotation, relative, mask, queries=queries)
-        x = x[:, :queries] + self.drop_path1(self.ls1(y))  # equation 2
+        x = x[:, :queries] + self.drop_path1(  # equation 2
+            self.ls1(self.attn(self.norm1(x), rotation, relative, mask, queries=queries))
+        )
         normed = self.norm2(x)
         x = normed if self.residual_norm else x  # the code of CCT adds to what it has normed
         return x + self.drop_path2(self.ls2(self.mlp(normed)))  # equation 3
