@@ -143,6 +143,7 @@ def test_a_recipe_says_command_and_result(name: str) -> None:
         assert "not measured by us" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     run = tessera.train("digits", recipe=name, out=tmp_path / "run", overrides=TINY)

@@ -141,6 +141,7 @@ def test_the_deviation_behind_it_is_that_of_a_plain_bootstrap() -> None:
     assert (found.high - found.low) / (2 * 1.96 * np.std(plain)) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "classes", "accuracy"), [(200, 3, 0.9), (600, 30, 0.7)])
 def test_the_interval_of_macro_f1_covers_the_truth_as_often_as_it_says(
     images: int, classes: int, accuracy: float

@@ -57,6 +57,7 @@ def test_few_images_are_tested_exactly_and_many_by_mid_p() -> None:
         paired(np.empty(0, bool), np.empty(0, bool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "accuracy"), [(500, 0.8), (2000, 0.95)])
 def test_equal_classifiers_are_told_apart_as_often_as_stated(images: int, accuracy: float) -> None:
     rng = np.random.default_rng(0)
@@ -69,6 +70,7 @@ def test_equal_classifiers_are_told_apart_as_often_as_stated(images: int, accura
     assert 0.935 <= covered <= 0.97  # measured: 0.951 and 0.956
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "difference"), [(0.05, 0.0), (0.05, 0.025), (0.01, 0.005)])
 def test_the_interval_covers_the_true_difference_of_few_images_too(
     share: float, difference: float

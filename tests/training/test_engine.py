@@ -105,6 +105,7 @@ def test_the_scale_survives_a_resume(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", get_args(Optim.__annotations__["name"]))
 def test_every_optimizer_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     changes = {"optim.name": name, "schedule.shape": "constant", "schedule.warmup_steps": 0}
@@ -233,6 +234,7 @@ def test_the_loss_of_distillation_is_the_published_one(kind: Any, token: bool) -
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_run(tmp_path: Path) -> None:
     length = {"data.batch_size": 64, "schedule.total_steps": 120, "eval_every": 1}
     teacher = small(tmp_path / "teacher", **length)
