@@ -19,9 +19,8 @@ from tessera.data.examine import (
     Severity,
     examine,
     examine_pixels,
-    quiet,
 )
-from tessera.data.images import ImageError
+from tessera.data.images import ImageError, quiet
 from tessera.data.loader import cores
 from tessera.data.sources import find_data
 from tessera.data.splits import ClassMapError, DataSplits

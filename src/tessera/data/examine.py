@@ -1,10 +1,7 @@
 """What is wrong, or merely odd, with one image file."""
 
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -147,7 +144,7 @@ class Examined:
 def examine(data: bytes, name: str) -> Examined:
     """Look at an image file once: at its bytes, its header, and its pixels.
 
-    Call it inside ``quiet`` where several threads do.
+    Call it inside ``images.quiet`` where several threads do.
     """
     found: list[Finding] = []
 
@@ -182,24 +179,6 @@ def examine_pixels(image: Image.Image) -> Examined:
 def _picture(rgb: Image.Image, size: tuple[int, int]) -> np.ndarray | None:
     """Return what likeness is judged by, unless the image is too small for it, or blank."""
     return None if min(size) < ALIKE_FROM or _is_blank(rgb) else signature(rgb)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Pillow from writing to the terminal what is found here anyway.
-
-    Warnings are a matter of the whole process: threads that each silence their own put each
-    other's settings back.
-    """
-    logger = logging.getLogger("PIL")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _why(data: bytes, message: str) -> tuple[str, str]:

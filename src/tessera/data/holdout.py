@@ -11,7 +11,7 @@ from tessera.data.dataset import Dataset
 from tessera.data.duplicates import groups as join
 from tessera.data.duplicates import near_duplicates, signature
 from tessera.data.examine import ALIKE_FROM
-from tessera.data.images import ImageError, decoding, upright
+from tessera.data.images import ImageError, decoding, quiet, upright
 from tessera.data.loader import cores
 from tessera.data.sources import exclude, find_data
 from tessera.data.splits import DataSplits, partition, strata, stratified_split
@@ -132,7 +132,7 @@ def signatures(
 
     rows: list[np.ndarray] = []
     seen: list[int] = []
-    with ThreadPoolExecutor(cores()) as pool:  # decoding lets go of Python's lock
+    with quiet(), ThreadPoolExecutor(cores()) as pool:  # decoding lets go of Python's lock
         for index, row in enumerate(pool.map(one, range(len(data)), chunksize=16)):
             on_progress(1)
             if row is not None:

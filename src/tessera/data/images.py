@@ -1,5 +1,6 @@
 """One image file or array, read the same way wherever it is needed."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -60,6 +61,24 @@ def decoding(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is no image that can be read") from error
     except UNDECODABLE as error:
         raise ImageError(f"{name} cannot be decoded: {error}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow from writing to the terminal what is found here anyway.
+
+    Warnings are a matter of the whole process: threads that each silence their own put each
+    other's settings back.
+    """
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def open_lazily(file: str | Path | BytesIO, name: str) -> Image.Image:

@@ -10,8 +10,7 @@ import jinja2
 from PIL import Image
 
 from tessera.data.doctor import ALL_KINDS, Diagnosis, Row
-from tessera.data.examine import quiet
-from tessera.data.images import ImageError, decoding, printable, to_channels, upright
+from tessera.data.images import ImageError, decoding, printable, quiet, to_channels, upright
 from tessera.report.augmented import contact_sheet
 from tessera.report.figures import png, thumbnail
 

@@ -2,8 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
 
 try:
     import resource
@@ -74,16 +77,16 @@ def largest_power_of_two(
         room: Returns how many bytes are free, where a batch that is too large would not raise but
             end the process: then no batch is tried that would take more than half of it.
     """
-    found, size, used = 0, 2, _peak_bytes()
+    found, size = 0, 2
     while size <= most:
-        try:
-            attempt(size)
-        except torch.OutOfMemoryError:
-            break
-        found, grown = size, _peak_bytes() - used
-        used += grown
+        with peak_growth() as grown:
+            try:
+                attempt(size)
+            except torch.OutOfMemoryError:
+                break
+        found = size
         size *= 2
-        if room is not None and 2 * grown > room() // 2:
+        if room is not None and 2 * grown() > room() // 2:
             break
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -97,7 +100,38 @@ def cpu_room() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _peak_bytes() -> int:
+@contextmanager
+def peak_growth() -> Iterator[Callable[[], int]]:
+    """Watch by how many bytes the process grows at most; the function given says so at any time.
+
+    What the process once needed and gave back does not count: the system's own record of the peak
+    would hide a growth that stays below it.
+    """
+    before = most = _resident()
+    done = Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.005):
+            most = max(most, _resident())
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(most, _resident()) - before
+    finally:
+        most = max(most, _resident())
+        done.set()
+        watcher.join()
+
+
+def _resident() -> int:
+    """Return the bytes that the process holds; where no system says so, the most it ever held."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        pass
     if resource is None:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
