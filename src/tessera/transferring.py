@@ -6,6 +6,7 @@ from rich.console import Console
 
 from tessera.checkpoint.load import load_model
 from tessera.devices import pick_device
+from tessera.journal import JOURNAL, Journal
 from tessera.progress import say
 from tessera.report.environment import environment
 from tessera.report.facts import model_facts
@@ -13,7 +14,7 @@ from tessera.run_folder import refuse_used
 from tessera.transfer.draws import TaskData, find_tasks
 from tessera.transfer.finetuning import FinetuneTask
 from tessera.transfer.frozen import FrozenTask
-from tessera.transfer.journal import JOURNAL, Journal, identity_of
+from tessera.transfer.identity import identity_of
 from tessera.transfer.pieces import Workplace
 from tessera.transfer.results import TransferResult, task_result, write_results
 from tessera.transfer.suite import read_suite

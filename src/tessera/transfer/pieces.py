@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from tessera.checkpoint.artifact import LoadedModel
+from tessera.journal import Journal
 from tessera.progress import say
 from tessera.training.display import clock
-from tessera.transfer.journal import Journal
 from tessera.transfer.suite import Suite
 
 
