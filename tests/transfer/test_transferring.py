@@ -200,7 +200,7 @@ def test_another_suite_or_other_data_cannot_go_on(
     suite.write_text(suite.read_text().replace("shots = 5", "shots = 3"))
     with pytest.raises(ValueError, match="started with another suite"):
         transfer(model, suite, out=out, resume=True)
-    with pytest.raises(ValueError, match="no suite that could be resumed"):
+    with pytest.raises(ValueError, match="nothing that could be resumed"):
         transfer(model, suite, out=tmp_path / "empty", resume=True)
 
 
