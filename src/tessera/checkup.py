@@ -11,6 +11,7 @@ from tessera.checkpoint.load import load_model
 from tessera.data.doctor import UNREADABLE, Diagnosis, diagnose
 from tessera.data.loader import Unreadable
 from tessera.data.preprocessing import HALF, Preprocessing
+from tessera.devices import pick_device
 from tessera.evaluation.label_errors import label_errors, require_cleanlab
 from tessera.evaluation.linear_probe import features
 from tessera.models.variants import parse
@@ -21,7 +22,6 @@ from tessera.report.augmented import training_batch
 from tessera.report.doctor import write_diagnosis
 from tessera.report.environment import environment
 from tessera.run_folder import default_folder
-from tessera.training.loop import pick_device
 
 OWN_FILES = {"report.html", "findings.csv", "exclude.csv"}
 

@@ -10,6 +10,7 @@ from tessera.checkpoint.load import load_model
 from tessera.data.holdout import load_data
 from tessera.data.sources import find_data
 from tessera.data.splits import DataSplits
+from tessera.devices import pick_device
 from tessera.evaluation.base import Measured
 from tessera.evaluation.measure import measure
 from tessera.recipe import Data, Recipe, merge
@@ -19,7 +20,6 @@ from tessera.report.predictions import write_predictions
 from tessera.report.report import Report, write_report
 from tessera.report.tables import TableFormat, require_pyarrow
 from tessera.run_folder import refuse_used
-from tessera.training.loop import pick_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
-from tessera.nn import attention_masks
+from tessera.nn import block_sparse
 from tessera.nn.attention_masks import PATTERNS, TokenGrid, dense_mask
 from tessera.nn.block import Block
+from tessera.nn.block_sparse import Blocks
 
 CPU = torch.device("cpu")
 SPARSE = sorted(set(PATTERNS) - {"global"})
@@ -41,7 +42,7 @@ def pixels(height: int = 48, width: int = 32, batch: int = 2) -> Tensor:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run flex_attention without compiling, and without notes that its tracer cannot follow."""
-    monkeypatch.setattr(attention_masks, "fused", lambda: flex_attention)
+    monkeypatch.setattr(block_sparse, "fused", lambda: flex_attention)
     jaxtyping.config.update("jaxtyping_disable", True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
@@ -125,14 +126,14 @@ def test_a_model_in_blocks_agrees_with_the_dense_one(
         model.block_sparse = True
         # Measured: 4e-6, on logits of the size of 10.
         torch.testing.assert_close(model(images), wanted, rtol=0, atol=1e-5)
-    assert [isinstance(mask, BlockMask) for mask in masks] == [False] * 2 + [True] * 2
+    assert [isinstance(mask, Blocks) for mask in masks] == [False] * 2 + [True] * 2
 
 
 @pytest.mark.parametrize("why", ["gradients", "values", "dropout"])
 def test_what_flex_attention_cannot_do_stays_dense(
     why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention_masks, "fused", None)  # calling it would fail
+    monkeypatch.setattr(block_sparse, "fused", None)  # calling it would fail
     arch = {"pos_embed": "shaw_values"} if why == "values" else {}
     model = make("local", attn_drop_rate=0.5 if why == "dropout" else 0.0, **arch)
     model.block_sparse = True

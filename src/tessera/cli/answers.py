@@ -15,10 +15,10 @@ from tessera.cli.predict import Arguments
 from tessera.data.archives import EMBEDDED
 from tessera.data.holdout import load_data
 from tessera.data.images import SUFFIXES, ImageError
+from tessera.devices import pick_device
 from tessera.predict import Prediction, Predictor, Source, load
 from tessera.progress import counting
 from tessera.report.tables import require_pyarrow, write_parquet
-from tessera.training.loop import pick_device
 
 
 class Row(NamedTuple):

@@ -85,8 +85,8 @@ class Arguments(Command):
         from rich.console import Console
 
         from tessera.benchmarking.bench import bench, pieces
+        from tessera.devices import pick_device
         from tessera.progress import counting
-        from tessera.training.loop import pick_device
 
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)

@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from tessera.config import ViTConfig
 from tessera.models.stems import drop_by_columns, drop_path_rates, make_stem
 from tessera.models.variants import parse
-from tessera.nn.attention_masks import TokenGrid, block_mask, dense_mask
+from tessera.nn.attention_masks import TokenGrid, dense_mask
 from tessera.nn.block import Block, BlockSpec
+from tessera.nn.block_sparse import block_mask
 from tessera.nn.init import initialise
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm

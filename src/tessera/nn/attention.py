@@ -5,9 +5,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask
 
-from tessera.nn.attention_masks import block_sparse_attention
+from tessera.nn.block_sparse import Blocks, block_sparse_attention
 from tessera.nn.locality import Locality
 from tessera.nn.noise import Dropout
 from tessera.nn.norm import make_norm
@@ -65,13 +64,13 @@ class Attention(nn.Module):
         x: Float[Tensor, "b t d"],
         rotation: Rotation | None = None,
         relative: Relative | None = None,
-        mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
+        mask: Bool[Tensor, "#h t t"] | Blocks | None = None,
         *,
         queries: int | None = None,
     ) -> Float[Tensor, "b q d"]:
         q, k, v = self._qkv(x, rotation)
         noisy = self.training and self.attn_drop.rate > 0  # the kernel's own masks know no rows
-        if isinstance(mask, BlockMask):
+        if isinstance(mask, Blocks):
             bias = None if relative is None else relative.logits(q)
             x = block_sparse_attention(q, k, v, mask, bias)
         elif noisy or (relative is not None and relative.values is not None):

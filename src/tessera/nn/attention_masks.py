@@ -2,18 +2,15 @@
 
 A pattern is one function or two of the places of both patches; two take turns from block to block,
 or share the heads. Class, distillation and register tokens look at all and are looked at by all.
-The same function makes a dense mask, the reference, and a block mask for torch's flex_attention,
-which skips blocks of 128 x 128 pairs without any that may look.
+The same function makes a dense mask, the reference, and the blocks of ``nn.block_sparse``.
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from tessera.nn.patch_embed import Grid
 from tessera.nn.remember import remembered
@@ -62,8 +59,7 @@ def window(q: Place, k: Place, tokens: TokenGrid) -> Tensor:
 
     Liu et al. (2021), Swin, section 3.2; the mask units of Hiera.
     """
-    w = tokens.window
-    return (q.row // w == k.row // w) & (q.col // w == k.col // w)
+    return _same(tile(q, tokens), tile(k, tokens))
 
 
 def shifted_window(q: Place, k: Place, tokens: TokenGrid) -> Tensor:
@@ -71,10 +67,19 @@ def shifted_window(q: Place, k: Place, tokens: TokenGrid) -> Tensor:
 
     A side that one window covers is not shifted.
     """
+    return _same(shifted_tile(q, tokens), shifted_tile(k, tokens))
+
+
+def tile(at: Place, tokens: TokenGrid) -> Place:
+    """Row and column of the tile that a patch is in."""
+    return Place(at.row // tokens.window, at.col // tokens.window)
+
+
+def shifted_tile(at: Place, tokens: TokenGrid) -> Place:
+    """Row and column of its tile after the shift."""
     w = tokens.window
     down, right = (w - w // 2 if side > w else 0 for side in tokens.grid)
-    same_row = (q.row + down) // w == (k.row + down) // w
-    return same_row & ((q.col + right) // w == (k.col + right) // w)
+    return Place((at.row + down) // w, (at.col + right) // w)
 
 
 def same_row(q: Place, k: Place, tokens: TokenGrid) -> Tensor:
@@ -119,6 +124,12 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
+def mask_of_block(name: str, block: int) -> int:
+    """Return which of the masks that take turns is that of block number ``block``."""
+    pattern = PATTERNS[name]
+    return block % len(pattern.masks) if pattern.by == "blocks" and pattern.masks else 0
+
+
 def dense_mask(
     name: str, block: int, tokens: TokenGrid, device: torch.device
 ) -> Bool[Tensor, "h t t"] | None:
@@ -126,66 +137,20 @@ def dense_mask(
 
     ``h`` is 1 where all heads are alike.
     """
-    chosen = _of_block(name, block)
+    chosen = mask_of_block(name, block)
     return _dense(name, chosen, tokens, device) if PATTERNS[name].masks else None
-
-
-def block_mask(name: str, block: int, tokens: TokenGrid, device: torch.device) -> BlockMask | None:
-    """Return the same mask for ``block_sparse_attention``."""
-    chosen = _of_block(name, block)
-    return _blocks(name, chosen, tokens, device) if PATTERNS[name].masks else None
-
-
-def block_sparse_attention(
-    q: Float[Tensor, "b h t e"],
-    k: Float[Tensor, "b h t e"],
-    v: Float[Tensor, "b h t e"],
-    mask: BlockMask,
-    bias: Float[Tensor, "#b h t t"] | None,
-) -> Float[Tensor, "b h t e"]:
-    """Attend where the mask allows, with numbers to add to the logits."""
-    run: Any = flex_attention if torch.compiler.is_compiling() else fused()
-    if bias is None:
-        return run(q, k, v, block_mask=mask)
-    if bias.shape[0] == 1:
-        return run(q, k, v, lambda s, b, h, i, j: s + bias[0, h, i, j], block_mask=mask)
-    return run(q, k, v, lambda s, b, h, i, j: s + bias[b, h, i, j], block_mask=mask)
-
-
-@cache
-def fused() -> Callable[..., Any]:
-    """Return the compiled kernel; compiling takes seconds for each mask and size."""
-    return torch.compile(flex_attention)
-
-
-def _of_block(name: str, block: int) -> int:
-    """Which of the masks that take turns is the block's."""
-    pattern = PATTERNS[name]
-    return block % len(pattern.masks) if pattern.by == "blocks" and pattern.masks else 0
 
 
 @remembered
 def _dense(name: str, chosen: int, tokens: TokenGrid, device: torch.device) -> Tensor:
     numbers = torch.arange(tokens.specials + tokens.grid[0] * tokens.grid[1], device=device)
     heads = torch.arange(tokens.num_heads if PATTERNS[name].by == "heads" else 1, device=device)
-    return _may_look(name, chosen, tokens, heads[:, None, None], numbers[:, None], numbers)
+    return may_look(name, chosen, tokens, heads[:, None, None], numbers[:, None], numbers)
 
 
-@remembered
-def _blocks(name: str, chosen: int, tokens: TokenGrid, device: torch.device) -> BlockMask:
-    count = tokens.specials + tokens.grid[0] * tokens.grid[1]
-    heads = tokens.num_heads if PATTERNS[name].by == "heads" else None
-    return create_block_mask(
-        lambda b, h, i, j: _may_look(name, chosen, tokens, h, i, j),
-        None,
-        heads,
-        count,
-        count,
-        device=str(device),
-    )
-
-
-def _may_look(name: str, chosen: int, tokens: TokenGrid, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+def may_look(
+    name: str, chosen: int, tokens: TokenGrid, h: Tensor, i: Tensor, j: Tensor
+) -> Bool[Tensor, "..."]:
     """Whether token i may look at token j in head h; all broadcast."""
     (first, *others), by = PATTERNS[name]
     specials, width = tokens.specials, tokens.grid[1]
@@ -197,3 +162,7 @@ def _may_look(name: str, chosen: int, tokens: TokenGrid, h: Tensor, i: Tensor, j
     else:
         sees = PATTERNS[name].masks[chosen](q, k, tokens) & (h >= 0)  # of the shape of the heads
     return sees | (i < specials) | (j < specials)
+
+
+def _same(one: Place, other: Place) -> Tensor:
+    return (one.row == other.row) & (one.col == other.col)

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask
 
 from tessera.nn.attention import Attention
+from tessera.nn.block_sparse import Blocks
 from tessera.nn.noise import Dropout, Noisy
 from tessera.nn.norm import make_norm
 from tessera.nn.patch_embed import Grid
@@ -168,7 +168,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b t d"],
         rotation: Rotation | None = None,
         relative: Relative | None = None,
-        mask: Bool[Tensor, "#h t t"] | BlockMask | None = None,
+        mask: Bool[Tensor, "#h t t"] | Blocks | None = None,
         grid: Grid | None = None,
         *,
         queries: int | None = None,

@@ -16,11 +16,11 @@ from tessera.checkpoint.choose import choose
 from tessera.checkpoint.load import load_model
 from tessera.data.preprocessing import HALF, Preprocessing
 from tessera.data.splits import DataSplits
+from tessera.devices import pick_device
 from tessera.errors import RunError
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.recipe import Recipe, dumps
-from tessera.training.loop import pick_device
 
 
 def build(recipe: Recipe, splits: DataSplits, say: Callable[[str], None]) -> tuple[ViT, Header]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tessera.data.loader import Batch
-from tessera.devices import pick_device as pick_device
 from tessera.devices import sum_over_all, world_size
 from tessera.errors import RunError
 from tessera.nn.noise import key_noise

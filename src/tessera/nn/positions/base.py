@@ -7,8 +7,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 
+from tessera.nn.block_sparse import Blocks
 from tessera.nn.patch_embed import Grid
 
 
@@ -92,7 +92,7 @@ class Placement(NamedTuple):
     """Added to the tokens that enter the block."""
     rotation: Rotation | None = None
     relative: Relative | None = None
-    mask: Bool[Tensor, "#h t t"] | BlockMask | None = None
+    mask: Bool[Tensor, "#h t t"] | Blocks | None = None
     """Which pairs of tokens attention is for; None is all."""
     grid: Grid | None = None
     """Rows and columns of the patches, for a block with a scheme of its own."""
@@ -100,7 +100,7 @@ class Placement(NamedTuple):
     @property
     def inside(
         self,
-    ) -> tuple[Rotation | None, Relative | None, Tensor | BlockMask | None, Grid | None]:
+    ) -> tuple[Rotation | None, Relative | None, Tensor | Blocks | None, Grid | None]:
         """What the block is told beside its tokens."""
         return self.rotation, self.relative, self.mask, self.grid
 
