@@ -233,3 +233,17 @@ def test_the_compiled_kernel_agrees_too(name: str, untyped: None) -> None:
     wanted = F.scaled_dot_product_attention(q, k, v, bias.masked_fill(~dense, -torch.inf))
     # Measured: 6e-7.
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_more_masks_are_compiled_than_torch_does_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = []
+
+    def compiled(*args: object) -> None:
+        limits.append(torch._dynamo.config.recompile_limit)
+
+    monkeypatch.setattr(torch, "compile", lambda function: compiled)
+    block_sparse.fused.__wrapped__()()
+    assert limits == [block_sparse.KERNELS]
+    assert torch._dynamo.config.recompile_limit < block_sparse.KERNELS

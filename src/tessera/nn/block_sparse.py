@@ -30,6 +30,9 @@ from tessera.nn.attention_masks import (
 )
 from tessera.nn.remember import remembered
 
+KERNELS = 128
+"""As many are compiled in a process."""
+
 
 class Blocks(NamedTuple):
     """Which blocks of pairs are computed, and in which order the tokens stand for that."""
@@ -86,8 +89,17 @@ def block_sparse_attention(
 
 @cache
 def fused() -> Callable[..., Any]:
-    """Return the compiled kernel; compiling takes seconds for each mask and size."""
-    return torch.compile(flex_attention)
+    """Return the compiled kernel; compiling takes seconds for each mask and size.
+
+    For more masks and sizes than torch's limit of 8 it would run, slowly, what was not compiled.
+    """
+    compiled = torch.compile(flex_attention)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=KERNELS):
+            return compiled(*args, **kwargs)
+
+    return run
 
 
 def _adding(bias: Tensor) -> Callable[..., Tensor]:
