@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int32
 from scipy import ndimage
 
 from tessera.robustness.corruptions.corruption import Corruption, Picture
@@ -85,7 +85,7 @@ def glass_blur(
 
 def origins(
     height: int, width: int, delta: int, scale: float, rng: np.random.Generator
-) -> Int[np.ndarray, " pixels"]:
+) -> Int32[np.ndarray, " pixels"]:
     """Return for every pixel the index of the one whose value it ends with.
 
     Pixels less than ``delta`` (times scale) from the border keep their own.
@@ -94,29 +94,26 @@ def origins(
         delta: longest step in pixels before scaling; a step is in [-delta, delta - 1].
         scale: of the steps, which are rounded up or down by chance in proportion.
     """
-    pixels = np.arange(height * width)
-    steps = rng.integers(-delta, delta, (2, height, width))
-    if scale != 1:
-        steps = np.floor(steps * scale + rng.random(steps.shape)).astype(np.int64)
+    pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
     reach = math.ceil(delta * scale)
-    first, ends = reach + 1, (height - reach + 1, width - reach + 1)
-    moved = np.zeros((height, width), bool)
-    moved[first : ends[0], first : ends[1]] = True
-    y, x = np.divmod(pixels.reshape(height, width), width)
-    y = np.clip(y + steps[0], 0, height - 1)
-    x = np.clip(x + steps[1], 0, width - 1)
-    source = np.where(moved.ravel(), (y * width + x).ravel(), pixels)
+    beyond = int(scale == 1)  # an unscaled step forward is shorter than reach
+    moved = tuple(slice(reach + 1, side - reach + beyond) for side in (height, width))
+    source = pixels.copy()
+    inside = source[moved]  # no pixel where the image is too small
+    shape = (2, *inside.shape)
+    steps = rng.integers(-delta, delta, shape, dtype=np.int32)
+    if scale != 1:
+        steps = np.floor(steps * scale + rng.random(shape)).astype(np.int32)
+    inside += steps[0] * width + steps[1]
+    source, pixels = source.ravel(), pixels.ravel()
     # A later pixel has been visited: its value is the one it took over. An earlier one has not.
-    later = source > pixels
-    source.copy()
-    follow = np.flatnonzero(later)
-    jump = np.where(later, source, pixels)  # ends where the chain of later pixels ends
+    last = np.maximum(source, pixels)  # follows later pixels, to the end of the chain
+    follow = np.flatnonzero(last != pixels)
     while follow.size:
-        further = jump[jump[follow]]
-        changed = further != jump[follow]
-        jump[follow] = further
-        follow = follow[changed]
-    return source[jump]
+        onward = last[last[follow]]
+        follow, onward = (part[onward != last[follow]] for part in (follow, onward))
+        last[follow] = onward
+    return source[last]
 
 
 DEFOCUS_BLUR = Corruption(

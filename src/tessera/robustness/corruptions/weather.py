@@ -67,7 +67,7 @@ def frosted(height: int, width: int, rng: np.random.Generator) -> Picture:
     deviation = np.float32(texture.std())
     texture = (texture - texture.mean()) / (deviation if deviation > 0 else np.float32(1))
     brightness = rng.uniform(0, 1)
-    grey = np.float32(0.31 + 0.49 * brightness) + np.float32(0.14 - 0.06 * brightness) * texture
+    grey = np.float32(0.34 + 0.5 * brightness) + np.float32(0.14 - 0.06 * brightness) * texture
     tint = np.array([-0.09, 0.02, 0.07], np.float32) * np.float32(rng.uniform(0.3, 1.3))
     return np.clip(grey[..., None] + tint, 0, 1)
 
@@ -146,13 +146,16 @@ def spatter(
 def rims(drops: np.ndarray) -> Layer:
     """Shade drops by the distance from their rim, equalised and lit from the lower right.
 
-    The rim is where a drop meets dry pixels. The published generator finds it by Canny's method.
+    The rim is the upper or left one of two pixels of which one is dry: there Canny's method, which
+    the published generator takes, finds the edge.
     """
-    rim = drops & ~ndimage.binary_erosion(drops, border_value=1)
+    rim = np.zeros(drops.shape, bool)
+    rim[:-1] |= drops[:-1] != drops[1:]
+    rim[:, :-1] |= drops[:, :-1] != drops[:, 1:]
     if not rim.any():
         return np.ones(drops.shape, np.float32)
     distance = np.minimum(ndimage.distance_transform_edt(~rim), 20)
-    distance = np.rint(ndimage.uniform_filter(distance, 3, mode="mirror")).astype(np.uint8)
+    distance = ndimage.uniform_filter(distance, 3, mode="mirror").astype(np.uint8)
     counts = np.bincount(distance.ravel(), minlength=256)
     below = np.cumsum(counts)
     lowest = counts[np.flatnonzero(counts)[0]]
