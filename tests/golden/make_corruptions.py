@@ -17,10 +17,12 @@ images are of 224 pixels. They are drawn from seeds by ``scene``, which the test
   40 rows and columns from the corner.
 """
 
+import importlib
 import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +56,10 @@ def scene(seed: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
             image += np.sin(phase)[..., None] * (rng.normal(size=3) + rng.normal()) * 0.7**octave
     image = 0.42 + 0.12 * image
     for _ in range(12):
-        centre, radius = rng.random(2) * (height, width) / min(height, width), rng.uniform(0.03, 0.15)
+        centre, radius = (
+            rng.random(2) * (height, width) / min(height, width),
+            rng.uniform(0.03, 0.15),
+        )
         inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
         image[inside] = 0.35 * image[inside] + 0.65 * rng.random(3)
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -68,17 +73,19 @@ def measures(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float
 
 def detail(image: np.ndarray) -> float:
     """Return the mean absolute difference of neighbours."""
-    return float((np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean()) / 2)
+    return float(
+        (np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean()) / 2
+    )
 
 
 def main() -> None:
     """Write both files, and say their sizes."""
-    from imagecorruptions import corrupt, get_corruption_names
-
+    generator = importlib.import_module("imagecorruptions")  # not in the project's environment
+    corrupt, names = generator.corrupt, generator.get_corruption_names("all")
     np.random.seed(0)
     table: dict[str, dict[str, list[float]]] = {}
-    pictures: dict[str, np.ndarray] = {}
-    for name in get_corruption_names("all"):
+    pictures: dict[str, Any] = {}
+    for name in names:
         rows = []
         for severity in range(1, 6):
             found = [

@@ -105,36 +105,36 @@ def origins(
     if scale != 1:
         steps = np.floor(steps * scale + rng.random(shape)).astype(np.int32)
     inside += steps[0] * width + steps[1]
-    source, pixels = source.ravel(), pixels.ravel()
+    taken = source.ravel()
     # A later pixel has been visited: its value is the one it took over. An earlier one has not.
-    last = np.maximum(source, pixels)  # follows later pixels, to the end of the chain
-    follow = np.flatnonzero(last != pixels)
+    last = np.maximum(taken, pixels.ravel())  # follows later pixels, to the end of the chain
+    follow = np.flatnonzero(last != pixels.ravel())
     while follow.size:
         onward = last[last[follow]]
         follow, onward = (part[onward != last[follow]] for part in (follow, onward))
         last[follow] = onward
-    return source[last]
+    return taken[last]
 
 
 DEFOCUS_BLUR = Corruption(
     kind="blur",
     apply=defocus_blur,
-    imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    imagenet=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
+    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
 )
 """Radius and softness, in pixels."""
 GLASS_BLUR = Corruption(
     kind="blur",
     apply=glass_blur,
-    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
 )
 """Deviation of the blur and longest step, in pixels; times."""
 MOTION_BLUR = Corruption(
     kind="blur",
     apply=motion_blur,
-    imagenet=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-    cifar=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    imagenet=((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0)),
+    cifar=((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5)),
 )
 """Radius and deviation, in pixels."""
 ZOOM_BLUR = Corruption(
@@ -147,7 +147,7 @@ ZOOM_BLUR = Corruption(
 GAUSSIAN_BLUR = Corruption(
     kind="blur",
     apply=gaussian_blur,
-    imagenet=(1, 2, 3, 4, 6),
-    cifar=(0.4, 0.6, 0.7, 0.8, 1),
+    imagenet=(1.0, 2.0, 3.0, 4.0, 6.0),
+    cifar=(0.4, 0.6, 0.7, 0.8, 1.0),
 )
 """Deviation in pixels."""
