@@ -48,3 +48,18 @@ def test_ray_labels_a_folder_as_predict_does(tmp_path: Path) -> None:
     broken = rows[str(tmp_path / "images" / "broken.png")]
     assert broken["label"] == ""
     assert "broken.png" in broken["error"]
+
+
+def test_the_corruptions_are_drawn_on_a_sheet(tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    command = [sys.executable, str(EXAMPLES / "corruptions.py"), "china.jpg", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sheet = np.asarray(Image.open(out))
+    assert sheet.shape == (4 * 196, 5 * 180, 3)
+    tiles = [
+        sheet[196 * r + 16 : 196 * r + 192, 180 * c : 180 * c + 180]
+        for r in range(4)
+        for c in range(5)
+    ]
+    assert len({tile.tobytes() for tile in tiles}) == 20
