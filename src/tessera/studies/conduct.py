@@ -200,5 +200,3 @@ def _refuse_used(folder: Path) -> None:
             "hint: go on with --resume, or name another folder with --out"
         )
     refuse_used(folder)
-
-

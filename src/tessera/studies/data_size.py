@@ -5,7 +5,7 @@ from typing import Any
 from tessera.config import ViTConfig
 from tessera.models.variants import count_parameters
 from tessera.studies.design import Axis, Base, Claim, Study, Variant
-from tessera.studies.networks import WITHOUT_ENCODER, build_config, nearest
+from tessera.studies.networks import build_config, nearest, without_encoder
 from tessera.studies.rules import better, gains_more
 
 SHARES = (0.1, 0.2, 0.5, 1.0)
@@ -39,8 +39,7 @@ def _resnets(base: Base) -> list[tuple[dict[str, Any], ViTConfig]]:
     for blocks in ((1, 1), (2, 2), (1, 1, 1), (2, 2, 2), (3, 4, 6, 3)):
         for width in (32, 64):
             changes = {
-                **WITHOUT_ENCODER,
-                "arch.patch_embed": "resnetv2",
+                **without_encoder(base, "resnetv2_50x1"),
                 "arch.stem_blocks": blocks,
                 "arch.stem_width": width,
             }
@@ -96,7 +95,9 @@ DATA_SIZE = Study(
             rule=f"Gains from {LEAST} to {MOST} of the images, seed by seed: it holds if the "
             "interval of the transformer's gain less the ResNet's is above 0, and does not if it "
             "is below.",
-            decide=gains_more((f"vit {LEAST}", f"vit {MOST}"), (f"resnet {LEAST}", f"resnet {MOST}")),
+            decide=gains_more(
+                (f"vit {LEAST}", f"vit {MOST}"), (f"resnet {LEAST}", f"resnet {MOST}")
+            ),
         ),
         Claim(
             text="At a small budget of compute a hybrid is better than a plain Vision Transformer.",

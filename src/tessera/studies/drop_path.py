@@ -5,7 +5,7 @@ from typing import Any
 from tessera.config import ViTConfig
 from tessera.models.variants import count_parameters
 from tessera.studies.design import Base, Claim, Study, Variant
-from tessera.studies.networks import WITHOUT_ENCODER, build_config, nearest
+from tessera.studies.networks import build_config, nearest, without_encoder
 from tessera.studies.rules import better
 
 RATE = 0.2
@@ -29,9 +29,7 @@ def drop_paths(base: Base) -> list[Variant]:
             changes={**on, "arch.drop_path_kind": "residual_fractal"},
         ),
         Variant(name="fractalnet", changes={**fractal, **off}),
-        Variant(
-            name="fractalnet_drop", changes={**fractal, "arch.drop_path_rate": FRACTAL_RATE}
-        ),
+        Variant(name="fractalnet_drop", changes={**fractal, "arch.drop_path_rate": FRACTAL_RATE}),
     ]
 
 
@@ -44,13 +42,10 @@ def _fractals(base: Base) -> list[tuple[dict[str, Any], ViTConfig]]:
             continue
         for width in (8, 16, 24, 32, 48, 64):
             changes = {
-                **WITHOUT_ENCODER,
-                "arch.patch_embed": "fractal",
+                **without_encoder(base, "fractalnet_20"),
                 "arch.stem_layers": blocks,
                 "arch.stem_width": width,
                 "arch.stem_columns": 3,
-                "arch.drop_path_kind": "none",
-                "arch.drop_path_rule": "none",
             }
             if (config := build_config(base, changes)) is not None:
                 found.append((changes, config))

@@ -6,23 +6,19 @@ from typing import Any
 from tessera.config import ViTConfig
 from tessera.studies.design import Base, Variant
 
-WITHOUT_ENCODER: dict[str, Any] = {
-    f"arch.{name}": "none"
-    for name in (
-        *("embed_dim", "depth", "num_heads", "head_dim", "mlp_dim", "patch_size"),
-        *("pos_place", "pos_clip", "rope_theta", "embed_norm", "representation_dim"),
-        *("dist_token", "dist_head", "num_registers", "attention", "attention_window"),
-    )
-} | {
-    "arch.depth": 0,
-    "arch.num_heads": 1,
-    "arch.mlp_dim": 1,
-    "arch.cls_token": False,
-    "arch.pos_embed": "none",
-    "arch.pool": "avg",
-    "arch.final_norm": "none",
-}
-"""Undoes what a recipe says of an encoder; the network's own width and stride follow."""
+ENCODER = (
+    *("embed_dim", "depth", "num_heads", "head_dim", "mlp_dim", "patch_size", "cls_token"),
+    *("dist_token", "dist_head", "num_registers", "pos_embed", "pos_place", "pos_clip"),
+    *("rope_theta", "embed_norm", "pool", "final_norm", "representation_dim", "attention"),
+    *("attention_window", "drop_path_rate", "drop_path_rule", "drop_path_kind", "drop_rate"),
+)
+"""Fields of an encoder, of which a network without one knows nothing or something else."""
+
+
+def without_encoder(base: Base, model: str) -> dict[str, Any]:
+    """Return the changes to a network of another kind, which undo what the recipe says of one."""
+    undone: dict[str, Any] = {f"arch.{name}": "none" for name in ENCODER}
+    return {"model": model, **undone, "arch.img_size": base.config.img_size, "arch.drop_rate": 0.0}
 
 
 def build_config(base: Base, changes: dict[str, Any]) -> ViTConfig | None:

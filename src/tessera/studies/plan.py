@@ -259,6 +259,4 @@ def _subject(variant: Variant, recipe: Recipe, classes: int, images: int) -> Sub
         macs = count_macs(config)
     except ValueError as error:
         raise ValueError(f"variant {variant.name}: {error}") from error
-    return Subject(
-        variant=variant, config=config, parameters=parameters, macs=macs, images=images
-    )
+    return Subject(variant=variant, config=config, parameters=parameters, macs=macs, images=images)

@@ -20,8 +20,8 @@ def positions(base: Base) -> list[Variant]:
 POSITIONS = Study(
     title="Position schemes",
     question="Does it matter how a patch is told where it is?",
-    varies="The position scheme, each at its usual place; with --places at the stem, at every block, "
-    "and shared by all blocks, wherever it can be.",
+    varies="The position scheme, each at its usual place; with --places at the stem, at every "
+    "block, and shared by all blocks, wherever it can be.",
     variants=positions,
     claims=(
         Claim(
@@ -34,9 +34,9 @@ POSITIONS = Study(
         Claim(
             text="Which scheme it is makes little or no difference.",
             source="Dosovitskiy et al. (2020), D.4 and table 8",
-            rule="It holds if the intervals of all paired differences, of a scheme less the learned "
-            "table, are within 1 point of 0. It does not if one lies beyond at a level corrected "
-            "for their number.",
+            rule="It holds if the intervals of all paired differences, of a scheme less the "
+            "learned table, are within 1 point of 0. It does not if one lies beyond at a level "
+            "corrected for their number.",
             decide=alike("learned", leave_out=("none",)),
         ),
     ),
