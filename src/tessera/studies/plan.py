@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 
@@ -254,9 +254,15 @@ def _subjects(
 def _subject(variant: Variant, recipe: Recipe, classes: int, images: int) -> Subject:
     config = variant.config(recipe, classes)
     try:
-        with torch.device("meta"):
-            parameters = count_parameters(ViT(config))
-        macs = count_macs(config)
+        parameters, macs = _counts(config)
     except ValueError as error:
         raise ValueError(f"variant {variant.name}: {error}") from error
     return Subject(variant=variant, config=config, parameters=parameters, macs=macs, images=images)
+
+
+@cache
+def _counts(config: ViTConfig) -> tuple[int, int]:
+    """Return parameters and multiply-accumulates of a model, which variants may have in common."""
+    with torch.device("meta"):
+        parameters = count_parameters(ViT(config))
+    return parameters, count_macs(config)

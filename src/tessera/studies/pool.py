@@ -84,7 +84,8 @@ class Pool:
                         pace.count(finished)
                         yield finished
                     pace.remind()
-                    time.sleep(TICK)
+                    if running:
+                        time.sleep(TICK)
             finally:
                 for process in running:
                     process.kill()
@@ -117,6 +118,8 @@ class Pool:
         if process.returncode == 0 and (place / RESULT).is_file():
             result = json.loads((place / RESULT).read_text(encoding="utf-8"))
             shutil.rmtree(place)
+            if not any(place.parent.iterdir()):
+                place.parent.rmdir()
             return Finished(trial=trial, result=result)
         said = (place / "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
         status = process.returncode
