@@ -18,7 +18,6 @@ import tessera
 from tessera.cli import main
 from tessera.errors import RunError
 from tessera.recipe import dumps, merge, nested
-from tessera.studies import pool
 from tessera.studies.conduct import study
 from tessera.studies.images import write_rows
 from tessera.studies.plan import Trial, make_plan, study_recipe
@@ -58,7 +57,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             return real(command, **more)
         return real([sys.executable, "-S", str(script), command[3]], **more)
 
-    monkeypatch.setattr(pool.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
     return tmp_path / "out"
 
 

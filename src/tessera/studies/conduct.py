@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from tessera.data.holdout import load_data
 from tessera.data.loader import cores
+from tessera.data.splits import DataSplits
 from tessera.devices import pick_device
 from tessera.errors import RunError
 from tessera.journal import JOURNAL, Journal
@@ -65,23 +65,16 @@ def study(
     """
     spec = str(data)
     folder = Path(out) if out else default_out(name, spec)
-    if resume and (folder / RECIPE).is_file() and recipe is None:
-        recipe = load(folder / RECIPE)
-    if not isinstance(recipe, Recipe):
-        recipe = study_recipe(name, spec, None if recipe is None else str(recipe))
-    recipe = merge(recipe, {**nested(dict(overrides or {})), **fields})
+    wanted = _recipe(name, spec, recipe, folder if resume else None)
+    wanted = merge(wanted, {**nested(dict(overrides or {})), **fields})
     console = console or Console(stderr=True, quiet=True)
     if not resume:
         _refuse_used(folder)
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs} must be at least 1")
-    device = pick_device(recipe.device)
-    with counting(console, "looking for near-duplicates") as counter:
-        splits = load_data(spec, recipe.data, on_progress=counter.advance)
+    splits = _load(spec, wanted, console)
     plan = make_plan(
-        name,
-        recipe,
-        splits,
+        *(name, wanted, splits),
         variants=variants,
         seeds=seeds,
         train_images=train_images,
@@ -91,12 +84,26 @@ def study(
     journal = Journal(folder, _identity(plan, facts))
     if resume:
         journal.restore()
-    jobs = jobs or (cores() if device.type == "cpu" else 1)
     folder.mkdir(parents=True, exist_ok=True)
     journal.save()
-    (folder / RECIPE).write_text(dumps(recipe), encoding="utf-8")
+    (folder / RECIPE).write_text(dumps(wanted), encoding="utf-8")
     write_rows(folder / ROWS, splits)
-    return _train_all(plan, facts, folder, journal, jobs, device, console)
+    return _train_all(plan, facts, folder, journal, jobs, console)
+
+
+def _recipe(name: str, spec: str, given: str | Path | Recipe | None, begun: Path | None) -> Recipe:
+    """Return the recipe given, that of a study that was begun, or the one for such data."""
+    if isinstance(given, Recipe):
+        return given
+    if given is None and begun is not None and (begun / RECIPE).is_file():
+        return load(begun / RECIPE)
+    return study_recipe(name, spec, None if given is None else str(given))
+
+
+def _load(spec: str, recipe: Recipe, console: Console) -> DataSplits:
+    """Load the data, and show how far a search for near-duplicates has come."""
+    with counting(console, "looking for near-duplicates") as counter:
+        return load_data(spec, recipe.data, on_progress=counter.advance)
 
 
 def default_out(name: str, data: str) -> Path:
@@ -111,11 +118,12 @@ def _train_all(
     facts: dict[str, Any],
     folder: Path,
     journal: Journal,
-    jobs: int,
-    device: torch.device,
+    jobs: int | None,
     console: Console,
 ) -> StudyResult:
     """Do all trainings that are left; results are written after every one of them."""
+    device = pick_device(plan.recipe.device)
+    jobs = jobs or (cores() if device.type == "cpu" else 1)
     trials = plan.trials()
     left = [trial for trial in trials if trial.key not in journal.done]
     place = environment(device)

@@ -4,7 +4,6 @@ from tessera.config import POS_PLACES
 from tessera.studies.design import Base, Claim, Study, Variant
 from tessera.studies.rules import alike, worst
 
-
 QUICK = {
     "schedule.total_steps": 300,
     "optim.name": "muon",

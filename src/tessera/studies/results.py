@@ -202,7 +202,9 @@ def protocol(result: StudyResult) -> list[str]:
 def table(result: StudyResult) -> list[tuple[str, ...]]:
     """Return the cells of the table, headings first."""
     heads = ("variant", "accuracy", "95 % interval", "validation", "ms/step", "images/s")
-    rows = [(*heads, "memory, MB", "parameters", "tokens", "MMACs", "N² part")]
+    rows: list[tuple[str, ...]] = [
+        (*heads, "memory, MB", "parameters", "tokens", "MMACs", "N² part")
+    ]
     for row in result.rows:
         subject, numbers = row.subject, row.numbers
         step, memory, rate = (
