@@ -73,20 +73,14 @@ def study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs} must be at least 1")
     splits = _load(spec, wanted, console)
-    plan = make_plan(
-        *(name, wanted, splits),
-        variants=variants,
-        seeds=seeds,
-        train_images=train_images,
-        places=places,
-    )
+    chosen: Any = {"variants": variants, "seeds": seeds, "train_images": train_images}
+    plan = make_plan(name, wanted, splits, places=places, **chosen)
     facts = data_facts(splits, list(splits.splits))
     journal = Journal(folder, _identity(plan, facts))
+    pick_device(wanted.device)  # which refuses one that is not there
     if resume:
         journal.restore()
     folder.mkdir(parents=True, exist_ok=True)
-    journal.save()
-    (folder / RECIPE).write_text(dumps(wanted), encoding="utf-8")
     write_rows(folder / ROWS, splits)
     return _train_all(plan, facts, folder, journal, jobs, console)
 
@@ -122,6 +116,8 @@ def _train_all(
     console: Console,
 ) -> StudyResult:
     """Do all trainings that are left; results are written after every one of them."""
+    journal.save()
+    (folder / RECIPE).write_text(dumps(plan.recipe), encoding="utf-8")
     device = pick_device(plan.recipe.device)
     jobs = jobs or (cores() if device.type == "cpu" else 1)
     trials = plan.trials()

@@ -89,7 +89,7 @@ class Pool:
             finally:
                 for process in running:
                     process.kill()
-                    process.wait()
+                    _wait(process)
 
     def place(self, trial: Trial) -> Path:
         """Return the folder of a training."""
@@ -112,8 +112,7 @@ class Pool:
             )
 
     def _finished(self, process: "subprocess.Popen[bytes]", trial: Trial) -> Finished:
-        assert process.stdin is not None, "it was started with a pipe"
-        process.stdin.close()
+        _wait(process)
         place = self.place(trial)
         if process.returncode == 0 and (place / RESULT).is_file():
             result = json.loads((place / RESULT).read_text(encoding="utf-8"))
@@ -133,7 +132,7 @@ class Pool:
         for process in running:
             process.terminate()
         for process in running:
-            process.wait()
+            _wait(process)
         running.clear()
         name = stopping.signal or "SIGTERM"
         raise StoppedError(
@@ -193,3 +192,10 @@ class Pace:
 def _gist(text: str) -> str:
     """The last line of a traceback, or the whole of a message."""
     return text.splitlines()[-1] if "Traceback" in text else text
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a process to end, and close the pipe that told it of this one."""
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
