@@ -27,7 +27,7 @@ LAYERS = [  # bottom first; units of one layer do not import each other
     {"training", "report"},
     {"benchmarking", "measuring", "finishing", "comparing", "transfer", "stress"},
     {"api", "checkup", "probing", "transferring", "explaining", "stressing"},
-    {"crossval", "study"},
+    {"crossval", "studies"},
     {"cli"},
     {"__main__"},
 ]

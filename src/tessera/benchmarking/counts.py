@@ -50,7 +50,7 @@ def count_macs(config: ViTConfig) -> int:
     Norms, activations and softmax are not counted, as usual.
     """
     with torch.device("meta"), torch.no_grad():
-        model = ViT(config).eval()
+        model = ViT(config).eval().requires_grad_(False)  # else tables of positions have no graph
         image = torch.empty(1, config.in_chans, *config.image_shape)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model.forward_head(model.forward_features(image))

@@ -1,0 +1,1 @@
+"""Comparisons of variants, each with several seeds, beside what the literature claims."""
