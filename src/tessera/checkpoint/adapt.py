@@ -15,6 +15,7 @@ from tessera.config import ViTConfig
 from tessera.data.dataset import Task
 from tessera.models.vit import ViT
 from tessera.nn.positions.base import resampled_positions
+from tessera.nn.swin import resampled_windows
 
 CHANGEABLE = {
     "img_size",
@@ -79,6 +80,12 @@ def adapt(
     positions = resampled_positions(loaded.model, config.grid) if old.grid != config.grid else {}
     if any(not torch.equal(tensor, trained[name]) for name, tensor in positions.items()):
         notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
+    if old.attention_window != config.attention_window:
+        tables = resampled_windows(loaded.model, config.attention_window)
+        positions |= tables
+        if tables:
+            sides = f"{old.attention_window} to {config.attention_window}"
+            notes.append(f"relative positions of windows resampled from {sides} tokens")
     for name, tensor in (trained | positions).items():
         if name.startswith(HEAD) and not same_head:
             continue

@@ -102,8 +102,8 @@ def stage_parameters(config: ViTConfig) -> int:
         total += count * block
         if stage and is_swin:  # merging: a norm of 4 d/2, and from there to d
             total += 4 * d + 2 * d * d
-        elif stage:  # norm, queries, keys and values of half the width, and the residual's map
-            total += d * d // 2 + d - d - 3 * d * d // 2
+        elif stage:  # norm, queries, keys and values of half the width; the residual has a map
+            total -= d * d
     return total
 
 
