@@ -57,9 +57,7 @@ def _activation(json: Mapping[str, Any]) -> str:
 # Swin ---------------------------------------------------------------------------------------------
 
 
-def _swin(
-    theirs: State, hints: Hints, names: Mapping[str, str]
-) -> tuple[Fields, tuple[str, ...]]:
+def _swin(theirs: State, hints: Hints, names: Mapping[str, str]) -> tuple[Fields, tuple[str, ...]]:
     """Read the config off shapes; no tensor tells the size of the images.
 
     Args:
@@ -259,7 +257,9 @@ def _hiera_heads(width: int, hints: Hints) -> int:
     if "num_heads" in hints.json:
         heads = [int(count) for count in hints.json["num_heads"]]
         if heads != [heads[0] * 2**stage for stage in range(len(heads))]:
-            raise CheckpointError(f"its config.json asks for num_heads={heads}, which do not double")
+            raise CheckpointError(
+                f"its config.json asks for num_heads={heads}, which do not double"
+            )
         return heads[0]
     known = {size.width: size.heads for size in HIERA.values()}
     if width not in known:

@@ -153,10 +153,10 @@ def _stages(stem: Stages) -> None:
     bias = 0.02 if isinstance(stem, Hiera) else 0.0
     for module in stem.modules():
         match module:
-            case nn.Linear() | nn.LayerNorm() | nn.RMSNorm():
+            case nn.Linear() | nn.LayerNorm():
                 if isinstance(module, nn.Linear):
                     nn.init.trunc_normal_(module.weight, std=0.02)
-                if getattr(module, "bias", None) is not None:
+                if module.bias is not None:
                     nn.init.constant_(module.bias, bias)
             case nn.Conv2d():
                 nn.init.trunc_normal_(module.weight, std=0.02)

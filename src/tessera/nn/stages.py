@@ -21,8 +21,8 @@ class Layer(NamedTuple):
     """Where a block stands, and how wide it is."""
 
     stage: int
-    index: int
-    """Its place in the stage, from 0."""
+    place: int
+    """Which block of the stage it is, from 0."""
     dim_in: int
     """Width of the tokens that come in: half of ``dim`` where a stage begins."""
     dim: int
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     @property
     def halves(self) -> bool:
         """Whether the block begins a stage on half the grid of the stage before."""
-        return self.stage > 0 and self.index == 0
+        return self.stage > 0 and self.place == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +62,10 @@ class StageSpec:
         rates = iter(self.drop_paths)
         for stage, count in enumerate(self.blocks):
             dim = self.width * 2**stage
-            for index in range(count):
-                dim_in = dim // 2 if stage and not index else dim
+            for place in range(count):
+                dim_in = dim // 2 if stage and not place else dim
                 heads = self.num_heads * 2**stage
-                yield Layer(stage, index, dim_in, dim, heads, next(rates))
+                yield Layer(stage, place, dim_in, dim, heads, next(rates))
 
 
 class StageBlock(nn.Module, ABC):

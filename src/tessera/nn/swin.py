@@ -134,7 +134,7 @@ class SwinBlock(StageBlock):
         norm, eps = spec.norm, spec.norm_eps
         self.merge = PatchMerging(layer.dim_in, norm=norm, norm_eps=eps) if layer.halves else None
         self.norm1 = make_norm(norm, layer.dim, eps)
-        shifted = layer.index % 2 == 1
+        shifted = layer.place % 2 == 1
         self.attn = WindowAttention(layer, spec, window=window, shifted=shifted)
         self.drop_path1 = DropPath(layer.drop_path)
         self.norm2 = make_norm(norm, layer.dim, eps)
