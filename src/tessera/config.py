@@ -329,7 +329,7 @@ class ViTConfig:
             case "fractal":
                 return 2**self.stem_layers
             case "hiera" | "swin":  # from the first stage to the last
-                return 2 ** (len(self.stem_blocks) - 1)
+                return 2 ** max(len(self.stem_blocks) - 1, 0)
         return 1
 
     @property

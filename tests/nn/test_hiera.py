@@ -80,7 +80,9 @@ def test_the_residual_of_a_new_stage_is_widened_and_pooled() -> None:
         torch.nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
     assert block.shortcut is not None
     x = randn(1, 64, 4)
-    wanted = block.shortcut(block.norm1(x)).reshape(4, 2, 4, 2, 8).amax(dim=(1, 3)).reshape(1, 16, 8)
+    wanted = (
+        block.shortcut(block.norm1(x)).reshape(4, 2, 4, 2, 8).amax(dim=(1, 3)).reshape(1, 16, 8)
+    )
     assert torch.equal(block(x, (8, 8)), wanted)
 
 

@@ -76,7 +76,10 @@ def test_windows_are_what_tiles_of_the_plane_say(grid: tuple[int, int], shifted:
 
 
 @given(
-    rows=st.integers(1, 9), cols=st.integers(1, 9), window=st.integers(1, 5), shift=st.integers(0, 2)
+    rows=st.integers(1, 9),
+    cols=st.integers(1, 9),
+    window=st.integers(1, 5),
+    shift=st.integers(0, 2),
 )
 def test_windows_go_back_to_their_places(rows: int, cols: int, window: int, shift: int) -> None:
     tiling = Tiling((rows, cols), (window, window), min(shift, window - 1))
