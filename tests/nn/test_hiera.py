@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tessera.nn.block import Mlp
 from tessera.nn.hiera import Hiera, HieraBlock, MaskUnitAttention, pool
 from tessera.nn.stages import Layer, StageSpec
 
@@ -23,7 +24,7 @@ def slowly(module: MaskUnitAttention, x: Tensor, grid: tuple[int, int]) -> Tenso
     """Mask-unit attention for one image: keys by their unit, queries the largest of 2x2."""
     height, width = grid
     heads, dim = module.num_heads, module.proj.in_features
-    q, k, v = ({}, {}, {})  # type: ignore[var-annotated]
+    q, k, v = ({}, {}, {})
     for n, token in enumerate(x):
         place = (n // width, n % width)
         q[place], k[place], v[place] = module.qkv(token).reshape(3, heads, dim // heads).unbind(0)
@@ -38,7 +39,7 @@ def slowly(module: MaskUnitAttention, x: Tensor, grid: tuple[int, int]) -> Tenso
             logits = torch.stack([query[h] @ k[p][h] for p in seen]) / (dim // heads) ** 0.5
             shares = logits.softmax(dim=0)
             parts.append(sum(a * v[p][h] for a, p in zip(shares, seen, strict=True)))
-        rows.append(module.proj(torch.cat(parts)))  # type: ignore[arg-type]
+        rows.append(module.proj(torch.cat(parts)))
     return torch.stack(rows)
 
 
@@ -75,10 +76,11 @@ def test_units_shrink_with_the_stages_and_the_last_two_look_everywhere() -> None
 def test_the_residual_of_a_new_stage_is_widened_and_pooled() -> None:
     torch.manual_seed(0)
     block = HieraBlock(Layer(1, 0, 4, 8, 2, 0.0), spec(), 8).double()
-    for linear in (block.attn.proj, block.mlp.fc2 if hasattr(block.mlp, "fc2") else block.mlp):
-        torch.nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
-        torch.nn.init.zeros_(linear.bias)  # type: ignore[arg-type]
+    assert isinstance(block.mlp, Mlp)
     assert block.shortcut is not None
+    for linear in (block.attn.proj, block.mlp.fc2):
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
     x = randn(1, 64, 4)
     wanted = (
         block.shortcut(block.norm1(x)).reshape(4, 2, 4, 2, 8).amax(dim=(1, 3)).reshape(1, 16, 8)

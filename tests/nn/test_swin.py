@@ -43,7 +43,7 @@ def slowly(module: WindowAttention, x: Tensor, grid: tuple[int, int]) -> Tensor:
     high, wide = -(-height // w) * w, -(-width // w) * w
     tokens = {(r, c): torch.zeros(8).double() for r in range(high) for c in range(wide)}
     tokens |= {(r, c): x[r * width + c] for r in range(height) for c in range(width)}
-    q, k, v = ({}, {}, {})  # type: ignore[var-annotated]
+    q, k, v = ({}, {}, {})
     for place, token in tokens.items():
         q[place], k[place], v[place] = module.qkv(token).reshape(3, 2, 4).unbind(0)
     side, table, rows = module.window, module.bias.table, []
@@ -59,7 +59,7 @@ def slowly(module: WindowAttention, x: Tensor, grid: tuple[int, int]) -> Tensor:
             ]
             shares = torch.stack(logits).softmax(dim=0)
             heads.append(sum(a * v[p][h] for a, p in zip(shares, seen, strict=True)))
-        rows.append(module.proj(torch.cat(heads)))  # type: ignore[arg-type]
+        rows.append(module.proj(torch.cat(heads)))
     return torch.stack(rows)
 
 
