@@ -1,6 +1,6 @@
 """Swin and Hiera in checkpoints: of transformers, and Swin's of its authors and of timm."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tessera.checkpoint.huggingface import ACTIVATIONS
@@ -46,6 +46,12 @@ def _refuse_others(json: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
             raise CheckpointError(f"its config.json asks for {key}={found!r}; known is {value!r}")
 
 
+def _sides(size: int | Sequence[int]) -> int | tuple[int, int]:
+    """Return one side for a square, else height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height if height == width else (height, width)
+
+
 def _activation(json: Mapping[str, Any]) -> str:
     name = str(json.get("hidden_act", "gelu"))
     if name not in ACTIVATIONS:
@@ -80,7 +86,7 @@ def _swin(theirs: State, hints: Hints, names: Mapping[str, str]) -> tuple[Fields
         "attention_window": window,
         "embed_dim": width * 2**stages,
         "patch_size": side * 2**stages,
-        "img_size": size if isinstance(size, int) else tuple(size),
+        "img_size": _sides(size),
         "in_chans": chans,
         "num_classes": 0 if head is None else head.numel(),
         "qkv_bias": names["bias"] in theirs,
@@ -226,8 +232,6 @@ def _configure_hf_hiera(theirs: State, hints: Hints) -> tuple[Fields, tuple[str,
     size = hints.json.get("image_size")
     if size is None or "img_size" in hints.overrides:
         size = square_side(theirs["embeddings.position_embeddings"].shape[1], side, hints)
-    elif not isinstance(size, int):
-        size = tuple(size)
     head = theirs.get("classifier.bias")
     return {
         **NETWORK,
@@ -237,7 +241,7 @@ def _configure_hf_hiera(theirs: State, hints: Hints) -> tuple[Fields, tuple[str,
         "stem_heads": _hiera_heads(width, hints),
         "embed_dim": width * 2**stages,
         "patch_size": side * 2**stages,
-        "img_size": size,
+        "img_size": _sides(size),
         "in_chans": chans,
         "num_classes": 0 if head is None else head.numel(),
         "mlp": _activation(hints.json),
