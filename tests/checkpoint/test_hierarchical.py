@@ -99,7 +99,7 @@ def test_the_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None
     ours = load_foreign(tmp_path)
     pixels = images(size, sizes.get("num_channels", 3))
     wanted = theirs(pixels).logits
-    # Measured: at most 1.0e-6, where logits are of order 1 to 5.
+    # Measured: at most 7.2e-7, where logits are of order 1.
     torch.testing.assert_close(ours.model(pixels), wanted, rtol=0, atol=1e-5)
 
 
@@ -150,9 +150,8 @@ def test_the_published_tiny_size_gives_their_logits(kind: str, tmp_path: Path) -
     ours = load_foreign(tmp_path).model
     assert ours.config == create_model(name).config
     wanted = theirs(images((224, 224))).logits
-    # Measured, relative to the largest logit: 0 for Swin, 9e-7 for Hiera.
-    bound = 1e-5 * max(1.0, float(wanted.abs().max()))
-    torch.testing.assert_close(ours(images((224, 224))), wanted, rtol=0, atol=bound)
+    # Measured: 0 for Swin, 1.2e-6 for Hiera, where logits are at most 4.
+    torch.testing.assert_close(ours(images((224, 224))), wanted, rtol=0, atol=1e-5)
 
 
 def authors(state: dict[str, Tensor], *, timm: bool) -> dict[str, Tensor]:
@@ -310,20 +309,3 @@ def test_what_a_format_cannot_say_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"(?s)({word}).*--to tessera keeps everything"):
         WRITERS[to](small(kind, **changes), tmp_path / "out")
-
-
-def test_every_tensor_of_a_file_is_needed_and_in_its_shape(tmp_path: Path) -> None:
-    for kind, sizes in (("Swin", SWIN_SIZES), ("Hiera", HIERA_SIZES)):
-        make(kind, sizes).save_pretrained(tmp_path)  # type: ignore[operator]
-        path = tmp_path / "model.safetensors"
-        state = load_file(path)
-        first = [n for n in sorted(state) if re.search(r"s\.[01]\..*\.0\.|downsample", n)]
-        for name in [*first[::5], "classifier.weight"]:
-            others = {n: t for n, t in state.items() if n != name}
-            if name != "classifier.bias":
-                save_file(others, path)
-                with pytest.raises(CheckpointError, match=r"(?s)\nhint: "):
-                    load_foreign(tmp_path)
-            save_file({**others, name: torch.zeros(*state[name].shape, 2)}, path)
-            with pytest.raises(CheckpointError, match=r"(?s)\nhint: "):
-                load_foreign(tmp_path)
