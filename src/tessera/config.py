@@ -28,12 +28,21 @@ POS_PLACES: dict[str, tuple[Place, ...]] = {
 }
 """The places where each position scheme means something, its usual one first."""
 
-Stem = Literal["conv", "linear", "shifted", "tokenizer", "resnet", "resnetv2", "fractal"]
-"""What stands before the encoder; the last two are whole networks, which have no encoder."""
+Stem = Literal[
+    "conv", "linear", "shifted", "tokenizer", "resnet", "resnetv2", "fractal", "hiera", "swin"
+]
+"""What stands before the encoder; the last four are whole networks, which have no encoder."""
 
-NETWORKS = ("resnetv2", "fractal")
-EXACT = (*NETWORKS, "tokenizer")
+HIERARCHICAL = ("hiera", "swin")
+NETWORKS = ("resnetv2", "fractal", *HIERARCHICAL)
+EXACT = ("resnetv2", "fractal", "tokenizer")
 """Stems whose every place is a token; a hybrid may gather several into one."""
+
+BLOCK_EXTRAS = (
+    *("qk_norm", "locality", "residual_norm", "layer_scale_init", "attention"),
+    "drop_path_kind",
+)
+"""What only the encoder's own blocks can have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,13 +72,18 @@ class ViTConfig:
     """Outputs of the head; 0 leaves the head out."""
     patch_embed: Stem = "conv"
     """Strided convolution, or flatten and multiply: the same map, weights convert. Or shifted
-    patches (SPT), CCT's tokenizer, a hybrid's ResNet; or, with depth 0, BiT's or FractalNet."""
+    patches (SPT), CCT's tokenizer, a hybrid's ResNet; or, with depth 0, BiT's, FractalNet, Hiera,
+    Swin."""
     stem_blocks: tuple[int, ...] = ()
-    """Bottlenecks in each stage of "resnet" and "resnetv2"; () is the root alone."""
+    """Bottlenecks in each stage of "resnet" and "resnetv2", () being the root alone; blocks in each
+    stage of "hiera" and "swin"."""
     stem_layers: int = 1
     """Convolutions of "tokenizer", or blocks of "fractal"."""
     stem_width: int = 64
-    """Channels of the first convolution, or of a tokenizer's convolutions but the last."""
+    """Channels of the first convolution, or of a tokenizer's convolutions but the last; width of
+    the first stage of "hiera" and "swin", which doubles from stage to stage."""
+    stem_heads: int = 1
+    """Heads in the first stage of "hiera" and "swin", which double from stage to stage."""
     stem_kernel: int = 3
     """Side of a tokenizer's kernels: 3 goes with stride 1, 7 with stride 2."""
     stem_columns: int = 3
@@ -125,7 +139,8 @@ class ViTConfig:
     ] = "global"
     """Which patches a patch may look at: a key of ``tessera.nn.attention_masks.PATTERNS``."""
     attention_window: int = 7
-    """Side, in patches, of the window of "local", "neighborhood", "window", "shifted_window"."""
+    """Side, in patches, of the window of "local", "neighborhood", "window", "shifted_window"; in
+    tokens of each stage, of "swin"."""
     drop_rate: float = 0.0
     """Dropout after the positions and after every dense layer but q, k, v (paper, B.1)."""
     attn_drop_rate: float = 0.0
@@ -147,7 +162,7 @@ class ViTConfig:
 
     def _check_sizes(self) -> None:
         positive = ("embed_dim", "num_heads", "mlp_dim", "patch_size", "in_chans")
-        stem = ("stem_layers", "stem_width", "stem_kernel", "stem_columns")
+        stem = ("stem_layers", "stem_width", "stem_heads", "stem_kernel", "stem_columns")
         blocks = () if self.patch_embed in NETWORKS else ("depth",)
         for name in (*positive, *stem, *blocks, "pos_clip", "attention_window"):
             if getattr(self, name) < 1:
@@ -246,6 +261,8 @@ class ViTConfig:
             )
         if kind == "resnetv2" and not self.stem_blocks:
             raise ValueError("patch_embed='resnetv2' needs stem_blocks, such as (3, 4, 6, 3)")
+        if kind in HIERARCHICAL:
+            self._check_stages()
         if kind == "tokenizer" and not self.stem_kernel % 2:
             raise ValueError(f"stem_kernel={self.stem_kernel} must be odd")
         if self.patch_size % stride or (kind in EXACT and self.patch_size != stride):
@@ -256,12 +273,30 @@ class ViTConfig:
         if kind in NETWORKS:
             self._check_network()
 
+    def _check_stages(self) -> None:
+        """A hierarchical network has stages of blocks, and heads that divide their width."""
+        if min(self.stem_blocks, default=0) < 1:
+            raise ValueError(
+                f"patch_embed={self.patch_embed!r} needs stem_blocks of 1 or more, such as "
+                f"(2, 2, 6, 2), not {self.stem_blocks}"
+            )
+        if self.stem_width % self.stem_heads:
+            raise ValueError(
+                f"stem_width={self.stem_width} is no multiple of stem_heads={self.stem_heads}\n"
+                "hint: change one of them"
+            )
+        if self.attention_window > 64:  # a file may say anything
+            raise ValueError(f"attention_window={self.attention_window} is too large")
+
     def _check_network(self) -> None:
         """A network without an encoder has nothing that an encoder has."""
-        if self.patch_embed == "resnetv2":
-            channels = 4 * self.stem_width * 2 ** (len(self.stem_blocks) - 1)
-        else:
-            channels = self.stem_width * min(2 ** (self.stem_layers - 1), 8)
+        match self.patch_embed:
+            case "resnetv2":
+                channels = 4 * self.stem_width * 2 ** (len(self.stem_blocks) - 1)
+            case "fractal":
+                channels = self.stem_width * min(2 ** (self.stem_layers - 1), 8)
+            case _:
+                channels = self.stem_width * 2 ** (len(self.stem_blocks) - 1)
         wanted: dict[str, Any] = {
             "depth": 0,
             "embed_dim": channels,
@@ -271,6 +306,9 @@ class ViTConfig:
             "pool": "avg",
             "final_norm": "none",
         }
+        if self.patch_embed in HIERARCHICAL:
+            wanted |= {name: ViTConfig.__dataclass_fields__[name].default for name in BLOCK_EXTRAS}
+            wanted["final_norm"] = "pooled" if self.patch_embed == "hiera" else "tokens"
         for name, value in wanted.items():
             if getattr(self, name) != value:
                 flag = f"--arch.{name.replace('_', '-')} None"
@@ -290,7 +328,14 @@ class ViTConfig:
                 return (2 * max(1, self.stem_kernel // 2 - 1)) ** self.stem_layers
             case "fractal":
                 return 2**self.stem_layers
+            case "hiera" | "swin":  # from the first stage to the last
+                return 2 ** max(len(self.stem_blocks) - 1, 0)
         return 1
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks that come one after the other: of the encoder, or of all stages."""
+        return sum(self.stem_blocks) if self.patch_embed in HIERARCHICAL else self.depth
 
     @property
     def image_shape(self) -> Size2d:

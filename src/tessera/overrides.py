@@ -28,13 +28,15 @@ class ViTOverrides:
     """Colour channels: 3, or 1 for grey."""
     patch_embed: Stem | None = None
     """How an image becomes tokens: convolution, flatten and multiply, shifted patches (SPT), CCT's
-    tokenizer, a hybrid's ResNet; resnetv2 and fractal are whole networks."""
+    tokenizer, a hybrid's ResNet; resnetv2, fractal, hiera and swin are whole networks."""
     stem_blocks: tuple[int, ...] | None = None
-    """Bottlenecks in each stage of a ResNet."""
+    """Bottlenecks in each stage of a ResNet; blocks in each stage of Hiera or Swin."""
     stem_layers: int | None = None
     """Convolutions of a tokenizer, or blocks of a FractalNet."""
     stem_width: int | None = None
-    """Channels of the first convolution."""
+    """Channels of the first convolution; width of the first stage of Hiera or Swin."""
+    stem_heads: int | None = None
+    """Heads in the first stage of Hiera or Swin."""
     stem_kernel: int | None = None
     """Side of a tokenizer's kernels."""
     stem_columns: int | None = None

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tessera.checkpoint.foreign import LAYOUTS, load_foreign
+from tessera.checkpoint.hierarchical import HF_HIERA, HF_SWIN, SWIN, TIMM_SWIN
 from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.checkpoint.layout import Layout
 from tessera.checkpoint.load import load_model
@@ -462,6 +463,7 @@ MAPPED = {"cls_token": False, "pool": "map", "num_classes": 0}
 
 RESNET = {"model": "R50x1", "stem_blocks": (2,), "stem_width": 32}
 
+STAGES = {"model": "Swin-T", "stem_blocks": (1, 1), "stem_width": 8, "stem_heads": 1}
 KINDS = (
     Kind(TIMM, optional=frozenset({"blocks.0.attn.qkv.bias"})),
     Kind(VIT, {}, folder_json()),
@@ -489,6 +491,10 @@ KINDS = (
         LUCIDRAINS, {"patch_embed": "linear", "patch_norm": True, "qkv_bias": False, "head_dim": 64}
     ),
     *(Kind(layout, RESNET) for layout in BIT_LAYOUTS),
+    Kind(HF_SWIN, STAGES),
+    Kind(SWIN, STAGES),
+    Kind(TIMM_SWIN, {**STAGES, "stem_blocks": (1, 1, 1, 1)}),
+    Kind(HF_HIERA, {**STAGES, "model": "Hiera-T"}, {"num_heads": [1, 2]}),
 )
 
 

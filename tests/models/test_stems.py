@@ -23,6 +23,7 @@ from tessera.models.variants import parse
 from tessera.models.vit import ViT, create_model
 from tessera.nn.bottleneck import ResNetEmbed
 from tessera.nn.fractal import ResidualDrop, ResidualPaths
+from tessera.nn.init import initialise
 from tessera.optim.ema import Average
 from tessera.overrides import ViTOverrides
 
@@ -137,7 +138,7 @@ def test_initialisation_overwrites_every_parameter_of_every_stem() -> None:
         for scheme in ("paper", "timm", "mae"):
             from_seven = ViT(model.config, init=scheme)
             from_seven.load_state_dict(model.state_dict())
-            tessera.models.vit.initialise(from_seven, scheme)
+            initialise(from_seven, scheme)
             left = [name for name, p in from_seven.named_parameters() if bool((p == 7).any())]
             assert not left, (kind, scheme)
 

@@ -117,6 +117,27 @@ def test_two_processes_give_the_curve_of_one(alone: Path, parallel: str, tmp_pat
     assert [r["results"]["test"]["images"] for r in reports] == [359, 359], "each image once"
 
 
+@pytest.mark.slow
+def test_stages_of_a_hierarchy_are_shared_out_as_well(tmp_path: Path) -> None:
+    undone = dict.fromkeys(("arch.depth", "arch.embed_dim", "arch.num_heads", "arch.mlp_dim"))
+    flags = {
+        **undone,
+        "model": "swin_tiny_patch4_window7_224",
+        "arch.img_size": 16,
+        "arch.patch_size": 4,
+        "arch.stem_width": 16,
+        "arch.stem_heads": 2,
+        "arch.attention_window": 4,
+    }
+    blocks = ["--arch.stem-blocks", "1", "1"]
+    train(tmp_path / "one", *blocks, **flags)
+    train(tmp_path / "two", *blocks, processes=2, parallel="fsdp", **flags)
+    for column in ("train_loss", "val_loss", "train_grad_norm"):
+        one, two = (curve(tmp_path / run, column) for run in ("one", "two"))
+        assert len(one) > 5
+        assert one == pytest.approx(two, abs=TOLERANCE)
+
+
 STEADY: dict[str, Any] = {"schedule.shape": "constant", "schedule.warmup_steps": 0}
 """A rate that does not depend on the length of the run, which may then be prolonged."""
 

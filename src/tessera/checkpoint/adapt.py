@@ -15,6 +15,7 @@ from tessera.config import ViTConfig
 from tessera.data.dataset import Task
 from tessera.models.vit import ViT
 from tessera.nn.positions.base import resampled_positions
+from tessera.nn.swin import resampled_windows
 
 CHANGEABLE = {
     "img_size",
@@ -74,11 +75,8 @@ def adapt(
         same_head, config = False, replace(config, dist_head=False)
     model = ViT(config)
     state = model.state_dict()
-    notes = []
     trained = loaded.model.state_dict()
-    positions = resampled_positions(loaded.model, config.grid) if old.grid != config.grid else {}
-    if any(not torch.equal(tensor, trained[name]) for name, tensor in positions.items()):
-        notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
+    positions, notes = _positions(loaded.model, config)
     for name, tensor in (trained | positions).items():
         if name.startswith(HEAD) and not same_head:
             continue
@@ -106,6 +104,19 @@ def resize_patch_kernel(
     flat = kernel.reshape(*kernel.shape[:2], -1).double()
     product = torch.einsum("no,dco->dcn", inverse, flat)
     return product.reshape(*kernel.shape[:2], patch_size, patch_size).to(kernel.dtype)
+
+
+def _positions(model: ViT, config: ViTConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """The tables of positions as the new config has them, and what was done to them."""
+    old, trained, notes = model.config, model.state_dict(), []
+    tables = resampled_positions(model, config.grid) if old.grid != config.grid else {}
+    if any(not torch.equal(tensor, trained[name]) for name, tensor in tables.items()):
+        notes.append(f"positions resampled from {_by(old.grid)} to {_by(config.grid)} patches")
+    before, after = old.attention_window, config.attention_window
+    if old.patch_embed == "swin" and before != after:
+        tables |= resampled_windows(model, after)
+        notes.append(f"relative positions of windows resampled from {before} to {after} tokens")
+    return tables, notes
 
 
 def _resize_projection(weight: Tensor, old: ViTConfig, new: ViTConfig) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tessera.checkpoint.hierarchical import HIERARCHICAL_LAYOUTS
 from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.checkpoint.layout import Hints, Layout
 from tessera.checkpoint.others import GOOGLE, LUCIDRAINS, TORCHVISION
@@ -21,6 +22,7 @@ from tessera.models.vit import ViT
 LAYOUTS: tuple[Layout, ...] = (
     *(TIMM, *HF_LAYOUTS, GOOGLE, TORCHVISION, LUCIDRAINS),
     *BIT_LAYOUTS,
+    *HIERARCHICAL_LAYOUTS,
 )
 
 ANOTHER = (

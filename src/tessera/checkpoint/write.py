@@ -10,12 +10,14 @@ import numpy as np
 from safetensors.torch import save_file
 
 from tessera.checkpoint.artifact import LoadedModel, save_artifact, write_atomically
+from tessera.checkpoint.hierarchical import describe
 from tessera.checkpoint.huggingface import ACTIVATIONS, HF_LAYOUTS
+from tessera.checkpoint.layout import Layout
 from tessera.checkpoint.others import GOOGLE
 from tessera.checkpoint.resnets import BIT
 from tessera.checkpoint.rules import CheckpointError, State, revert
 from tessera.checkpoint.timm import TIMM
-from tessera.config import ViTConfig
+from tessera.config import HIERARCHICAL, ViTConfig
 from tessera.data.preprocessing import Preprocessing
 from tessera.models.variants import SIZES
 from tessera.nn.patch_embed import linear_to_conv
@@ -95,41 +97,63 @@ def write_hf(loaded: LoadedModel, folder: Path) -> None:
     """Write a folder that ``AutoModelForImageClassification`` of transformers opens.
 
     Raises:
-        CheckpointError: It is not the plain model, which is all that their ViT can be.
+        CheckpointError: It is not the plain model, which is all that their ViT can be, nor as
+            their Hiera or Swin.
     """
     config, header = loaded.header.config, loaded.header
-    _require_patches(config, "transformers' ViT")
-    _require(config, {**PLAIN, "representation_dim": None}, "transformers' ViT")
+    word = config.patch_embed if config.patch_embed in HIERARCHICAL else "vit"
     activation = {ours: theirs for theirs, ours in ACTIVATIONS.items()}.get(config.mlp)
-    if activation is None or config.image_shape[0] != config.image_shape[1]:
-        raise CheckpointError("transformers' ViT has no gated MLP, and square images only")
-    bare = revert(_state(loaded), HF_LAYOUTS[0].rules({}), config.depth)
-    state = {n if n.startswith("classifier") else f"vit.{n}": t for n, t in bare.items()}
+    if activation is None:
+        raise CheckpointError(f"transformers' {word} has no gated MLP")
+    layout, described = _hf_vit(config) if word == "vit" else _hf_hierarchy(config)
+    bare = revert(_state(loaded), layout.rules(asdict(config)), config.depth)
+    state = {n if n.startswith("classifier") else f"{word}.{n}": t for n, t in bare.items()}
     names = header.class_names or tuple(str(k) for k in range(config.num_classes))
+    title = {"vit": "ViT", "hiera": "Hiera", "swin": "Swin"}[word]
     _write_folder(
         folder,
         state,
         {
-            "architectures": ["ViTForImageClassification"],
-            "model_type": "vit",
-            "hidden_size": config.embed_dim,
-            "num_hidden_layers": config.depth,
-            "num_attention_heads": config.num_heads,
-            "intermediate_size": config.mlp_dim,
+            "architectures": [f"{title}ForImageClassification"],
+            "model_type": word,
+            **described,
             "hidden_act": activation,
-            "layer_norm_eps": config.norm_eps,
-            "image_size": config.image_shape[0],
-            "patch_size": config.patch_size,
             "num_channels": config.in_chans,
-            "qkv_bias": config.qkv_bias,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
             "id2label": {str(k): name for k, name in enumerate(names)},
             "label2id": {name: k for k, name in enumerate(names)},
         },
     )
     text = json.dumps(_hf_preprocessor(header.preprocessing), indent=2)
     (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _hf_vit(config: ViTConfig) -> tuple[Layout, dict[str, Any]]:
+    """Their layout, and what config.json says of the plain model alone."""
+    _require_patches(config, "transformers' ViT")
+    _require(config, {**PLAIN, "representation_dim": None}, "transformers' ViT")
+    if config.image_shape[0] != config.image_shape[1]:
+        raise CheckpointError("transformers' ViT has square images only")
+    return HF_LAYOUTS[0], {
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.mlp_dim,
+        "layer_norm_eps": config.norm_eps,
+        "image_size": config.image_shape[0],
+        "patch_size": config.patch_size,
+        "qkv_bias": config.qkv_bias,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+
+def _hf_hierarchy(config: ViTConfig) -> tuple[Layout, dict[str, Any]]:
+    """Their layout, and what config.json says of Hiera or Swin alone."""
+    whose = f"transformers' {config.patch_embed}"
+    _require(config, {"norm": "layernorm", "representation_dim": None}, whose)
+    only = {"norm_eps": 1e-5} if config.patch_embed == "swin" else {"qkv_bias": True}
+    _require(config, only, whose)
+    return describe(config)
 
 
 def write_npz(loaded: LoadedModel, path: Path) -> None:

@@ -69,13 +69,13 @@ def _describe(name: str) -> dict[str, Any]:
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
     titles = ("parameters", "width", "depth", "heads", "MLP")
-    print(f"{'name':<24}{'paper':<15}" + "".join(f"{title:>{_width(title)}}" for title in titles))
+    print(f"{'name':<32}{'paper':<15}" + "".join(f"{title:>{_width(title)}}" for title in titles))
     for row in rows:
         encoder = [row[key] if row["depth"] else "-" for key in ("depth", "num_heads", "mlp_dim")]
         numbers = (f"{row['parameters']:,}", row["embed_dim"], *encoder)
         cells = zip(titles, numbers, strict=True)
         shown = "".join(f"{n:>{_width(t)}}" for t, n in cells)
-        print(f"{row['name']:<24}{row['paper_name']:<15}{shown}")
+        print(f"{row['name']:<32}{row['paper_name']:<15}{shown}")
 
 
 def _width(title: str) -> int:

@@ -9,8 +9,11 @@ from tessera.nn.block import Block, DropPath
 from tessera.nn.bottleneck import ResNetEmbed, ResNetV2
 from tessera.nn.conv_tokenizer import ConvTokenizer
 from tessera.nn.fractal import FractalNet, ResidualDrop, ResidualPaths
+from tessera.nn.hiera import Hiera
 from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
 from tessera.nn.shifted_patch import ShiftedPatchEmbed
+from tessera.nn.stages import StageSpec
+from tessera.nn.swin import Swin
 
 
 def make_stem(c: ViTConfig) -> nn.Module:
@@ -48,15 +51,36 @@ def make_stem(c: ViTConfig) -> nn.Module:
                 path_rate=c.drop_path_rate,
                 drop_rate=c.drop_rate,
             )
+        case "hiera":
+            return Hiera(_stage_spec(c), grid=c.grid)
+        case "swin":
+            return Swin(_stage_spec(c), window=c.attention_window)
     return ConvPatchEmbed(c.patch_size, c.in_chans, c.embed_dim)
 
 
 def drop_path_rates(config: ViTConfig) -> list[float]:
     """Return the rate of every block: p (l / (L - 1)) for l from 0, or p (Huang et al., 2016)."""
-    rate, depth = config.drop_path_rate, config.depth
+    rate, depth = config.drop_path_rate, config.num_layers
     if config.drop_path_rule == "constant":
         return [rate] * depth
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def _stage_spec(c: ViTConfig) -> StageSpec:
+    return StageSpec(
+        in_chans=c.in_chans,
+        patch_size=c.patch_size // c.stem_stride,
+        blocks=c.stem_blocks,
+        width=c.stem_width,
+        num_heads=c.stem_heads,
+        drop_paths=tuple(drop_path_rates(c)),
+        mlp=c.mlp,
+        qkv_bias=c.qkv_bias,
+        norm=c.norm,
+        norm_eps=c.norm_eps,
+        drop=c.drop_rate,
+        attn_drop=c.attn_drop_rate,
+    )
 
 
 def drop_by_columns(blocks: nn.ModuleList) -> ResidualPaths:

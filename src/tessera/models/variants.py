@@ -7,7 +7,9 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from tessera.config import ViTConfig
+from tessera.config import HIERARCHICAL, ViTConfig
+from tessera.models import hierarchies
+from tessera.models.hierarchies import HIERA_NAME, SWIN_NAME, Numbers, stage_parameters
 
 
 class Size(NamedTuple):
@@ -103,9 +105,6 @@ NETWORK: dict[str, Any] = {
 }
 """A network without an encoder: its tokens are averaged, and the head reads the mean."""
 
-Numbers = dict[str, Any]
-"""Fields of ``ViTConfig`` that a name says."""
-
 _SIDE = r"(_(?P<img_size>[1-9]\d*))?"
 
 
@@ -178,6 +177,14 @@ def _fractal(found: re.Match[str]) -> Numbers:
     }
 
 
+def _swin(found: re.Match[str]) -> Numbers:
+    return {**NETWORK, **hierarchies.swin(found)}
+
+
+def _hiera(found: re.Match[str]) -> Numbers:
+    return {**NETWORK, **hierarchies.hiera(found)}
+
+
 _GRAMMARS: tuple[tuple[str, Callable[[re.Match[str]], Numbers]], ...] = (
     (
         r"(vit_(?P<word>[a-z0-9]+)_patch|ViT-(?P<letter>\w+)/)(?P<patch_size>[1-9]\d*)"
@@ -193,6 +200,8 @@ _GRAMMARS: tuple[tuple[str, Callable[[re.Match[str]], Numbers]], ...] = (
         _cct,
     ),
     (r"fractalnet_(?P<depth>\d+)" + _SIDE, _fractal),
+    (SWIN_NAME, _swin),
+    (HIERA_NAME, _hiera),
 )
 
 
@@ -257,6 +266,9 @@ def _follow(numbers: Numbers) -> Numbers:
         found = {"patch_size": 4 * 2**stages, "embed_dim": 4 * width * 2**stages}
     elif stem == "fractal":
         found = {"patch_size": 2**layers, "embed_dim": width * min(2 ** (layers - 1), 8)}
+    elif stem in HIERARCHICAL and blocks:
+        stages = len(blocks) - 1
+        found = {"patch_size": 4 * 2**stages, "embed_dim": width * 2**stages}
     else:
         return numbers
     return {**found, **numbers}
@@ -268,8 +280,8 @@ def _did_you_mean(word: str, known: list[str]) -> str:
 
 
 def list_models() -> list[str]:
-    """Return every name of the tables: ViTs, hybrids, BiT's ResNets, CCTs and FractalNets."""
-    return [*list_vits(), *list_hybrids()]
+    """Return every name of the tables: ViTs, hybrids, ResNets, CCTs, FractalNets, Swin, Hiera."""
+    return [*list_vits(), *list_hybrids(), *hierarchies.PUBLISHED]
 
 
 def list_vits() -> list[str]:
@@ -295,6 +307,8 @@ def paper_name(name: str) -> str:
             return f"CCT-{depth}/{convolutions}"
         case "fractalnet":
             return f"FractalNet-{rest.partition('_')[0]}"
+        case "swin" | "hiera":
+            return hierarchies.paper_name(name)
     if name in PUBLISHED_HYBRIDS:
         return PUBLISHED_HYBRIDS[name]
     size, _, patch = rest.partition("_patch")
@@ -333,6 +347,8 @@ def _stem_parameters(config: ViTConfig) -> int:
         case "resnetv2":
             body, chans_out = _bottlenecks(config.stem_blocks, width, preactivated=True)
             return 49 * c * width + body + 2 * chans_out
+        case "hiera" | "swin":
+            return stage_parameters(config)
         case "fractal":
             channels = [c, *(width * min(2**i, 8) for i in range(config.stem_layers))]
             first = [9 * a * b + 2 * b for a, b in pairwise(channels)]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tessera.config import ViTConfig
+from tessera.config import HIERARCHICAL, ViTConfig
 from tessera.models.stems import drop_by_columns, drop_path_rates, make_stem
 from tessera.models.variants import parse
 from tessera.nn.attention_masks import TokenGrid, dense_mask
@@ -22,6 +22,7 @@ from tessera.nn.patch_embed import Grid, grid_of
 from tessera.nn.pool import AttentionPool, SeqPool
 from tessera.nn.pos_embed import PosSpec, make_pos_embed
 from tessera.nn.positions.base import NoPosEmbed, Placement, PosEmbed
+from tessera.nn.stages import Stages
 
 
 class Tokens(NamedTuple):
@@ -59,8 +60,8 @@ class ViT(nn.Module):
         self.register_tokens = _tokens(c.num_registers, c.embed_dim)
         positions, every = _pos_spec(c), c.place == "every"
         self.pos_embed = NoPosEmbed(positions) if every else make_pos_embed(c.pos_embed, positions)
-        # FractalNet has its own dropout, after every block.
-        self.pos_drop = Dropout(0.0 if c.patch_embed == "fractal" else c.drop_rate)
+        own = c.patch_embed in ("fractal", *HIERARCHICAL)  # which drop inside
+        self.pos_drop = Dropout(0.0 if own else c.drop_rate)
         embed_norm = make_norm(c.norm, c.embed_dim, c.norm_eps) if c.embed_norm else nn.Identity()
         self.embed_norm = embed_norm
         spec = _block_spec(c)
@@ -70,7 +71,7 @@ class ViT(nn.Module):
                 drop_path=rate,
                 pos_embed=make_pos_embed(c.pos_embed, positions) if every else None,
             )
-            for rate in drop_path_rates(c)
+            for rate in drop_path_rates(c)[: c.depth]
         )
         self.paths = drop_by_columns(self.blocks) if _by_columns(c) else None
         norm = make_norm(c.norm, c.embed_dim, c.norm_eps)
@@ -156,15 +157,18 @@ class ViT(nn.Module):
 
     def attention_weights(
         self, images: Float[Tensor, "b c h w"], blocks: Sequence[int]
-    ) -> list[Float[Tensor, "b heads t t"]]:
-        """Return the exact A of equation 6 in chosen blocks.
+    ) -> list[Float[Tensor, "b ... _ _"]]:
+        """Return the exact A of equation 6 in chosen blocks: batch, heads, queries, keys.
 
-        Tokens are in the order class, distillation, registers, patches.
+        Tokens are in the order class, distillation, registers, patches. Hiera and Swin, which
+        look inside of windows, answer with batch, windows, heads, queries, keys.
         Recomputed from queries and keys, so that any model can be looked into as it is.
 
         Raises:
             ValueError: No such block.
         """
+        if isinstance(self.patch_embed, Stages):
+            return self.patch_embed.attention_weights(images, blocks)
         wanted = [self._index(block) for block in blocks]
         found: dict[int, Tensor] = {}
         x, grid = self._embed(images)
@@ -190,6 +194,8 @@ class ViT(nn.Module):
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Equation 1: class token and patches, plus positions; registers join without any."""
         grid = grid_of(images, self.config.patch_size)
+        if isinstance(self.patch_embed, Stages):
+            self.patch_embed.grad_checkpointing = self.grad_checkpointing
         x = self.patch_embed(images)  # b n d
         batch = x.shape[0]
         if self.paths is not None and self.training:

@@ -14,12 +14,15 @@ from tessera.nn.block import LayerScale, Mlp, SwiGlu
 from tessera.nn.bottleneck import Bottleneck, ResNetEmbed, ResNetV2
 from tessera.nn.conv_tokenizer import ConvTokenizer
 from tessera.nn.fractal import FractalNet
+from tessera.nn.hiera import Hiera
 from tessera.nn.locality import Locality
 from tessera.nn.patch_embed import ConvPatchEmbed, LinearPatchEmbed
 from tessera.nn.pool import AttentionPool, SeqPool
 from tessera.nn.positions.absolute import Learned, Learned2d
 from tessera.nn.positions.base import PosEmbed
 from tessera.nn.shifted_patch import ShiftedPatchEmbed
+from tessera.nn.stages import Stages
+from tessera.nn.swin import WindowBias
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of N(0, 1) cut off at two sigma; flax divides by it, PyTorch does not."""
@@ -114,6 +117,8 @@ def initialise(model: nn.Module, scheme: str) -> None:
         for module in model.modules():  # convolutional stems, too
             if isinstance(module, ResNetEmbed | ResNetV2 | ConvTokenizer | FractalNet):
                 _stem(module)
+            if isinstance(module, Stages):
+                _stages(module)
 
 
 def _stem(stem: nn.Module) -> None:
@@ -136,6 +141,28 @@ def _stem(stem: nn.Module) -> None:
     for module in stem.modules():
         if isinstance(module, Bottleneck):
             nn.init.zeros_(module.norm3.weight)
+
+
+def _stages(stem: Stages) -> None:
+    """Initialise Hiera and Swin as their authors do, whatever the scheme of the encoder.
+
+    Every map, position and relative bias N(0, 0.02), cut off. Biases are zero in Swin; in Hiera
+    those of linear maps and norms are 0.02. Swin's first convolution, which its authors leave to
+    PyTorch, is as the other maps.
+    """
+    bias = 0.02 if isinstance(stem, Hiera) else 0.0
+    for module in stem.modules():
+        match module:
+            case nn.Linear() | nn.LayerNorm():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.constant_(module.bias, bias)
+            case nn.Conv2d():
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                _zeros(module.bias)
+            case Learned() | WindowBias():
+                nn.init.trunc_normal_(module.table, std=0.02)
 
 
 def _tokens_and_heads(

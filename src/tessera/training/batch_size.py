@@ -45,7 +45,9 @@ def with_batch_that_fits(
     kept = {name: t.clone() for name, t in model.state_dict().items()}
     model.to(device).train()
     model.grad_checkpointing = recipe.grad_checkpointing
-    optimizer = make_optimizer(model, replace(recipe.optim, lr=1e-12), depth=model.config.depth)
+    optimizer = make_optimizer(
+        model, replace(recipe.optim, lr=1e-12), depth=model.config.num_layers
+    )
 
     def attempt(count: int) -> None:
         shape = count, model.config.in_chans, *model.config.image_shape

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tessera.data.loader import Batch
 from tessera.devices import is_joined, world_size
 from tessera.models.vit import ViT
+from tessera.nn.stages import Stages
 from tessera.objectives.base import Objective
 from tessera.recipe import Recipe
 
@@ -82,7 +83,8 @@ class Fsdp(Engine):
     def wrap(self) -> None:
         model = cast(ViT, self.objective.model)
         if not isinstance(model, FSDPModule):
-            for block in model.blocks:
+            stem = model.patch_embed
+            for block in stem.blocks if isinstance(stem, Stages) else model.blocks:
                 fully_shard(block)
             fully_shard(model)
             for name in self.METHODS:

@@ -75,7 +75,7 @@ class Run:
         )
         teacher = load_teacher(self.recipe, self.header, self.device)
         objective = make_objective(self.model, self.data["train"], self.recipe, teacher)
-        depth = self.model.config.depth
+        depth = self.model.config.num_layers
         self.state = make_state(objective.to(self.device), self.recipe, depth=depth, stop=self.stop)
 
     def start(self, environment: dict[str, Any]) -> None:
