@@ -43,7 +43,9 @@ def watched(model: ViT, keep: Keep, blocks: Collection[int] | None = None) -> It
     wanted = range(model.config.depth + 1) if blocks is None else blocks
     parts = dict(enumerate(block.attn for block in model.blocks))
     if model.config.pool in ("map", "seq"):
-        parts[model.config.depth] = model.attn_pool if model.config.pool == "map" else model.seq_pool
+        parts[model.config.depth] = (
+            model.attn_pool if model.config.pool == "map" else model.seq_pool
+        )
     handles = [
         parts[number].register_forward_hook(look(number), with_kwargs=True)
         for number in wanted

@@ -19,6 +19,9 @@ class Question:
     target: int | None = None
     """Number of the class, or of the output; None in a model without a head."""
     task: Literal["classify", "multilabel", "regress"] = "classify"
+    temperature: float = 1.0
+    """Divides the logits of classes before they become probabilities, as the model's calibration
+    says."""
     block: int | None = None
     """Which block, counted from 0, negative from the end; None is what the method says."""
     head: int | None = None
@@ -31,9 +34,7 @@ class Question:
     """Told how many forward passes of one image were made, where a method needs many."""
 
 
-def output(
-    model: ViT, images: Float[Tensor, "b c h w"], question: Question
-) -> Float[Tensor, " b"]:
+def output(model: ViT, images: Float[Tensor, "b c h w"], question: Question) -> Float[Tensor, " b"]:
     """Return the target's logit, or the number that a regression answers."""
     return of_target(model(images), question)
 
@@ -49,16 +50,14 @@ def of_target(logits: Float[Tensor, "b k"], question: Question) -> Float[Tensor,
 
 
 @torch.inference_mode()
-def answer(
-    model: ViT, images: Float[Tensor, "b c h w"], question: Question
-) -> Float[Tensor, " b"]:
+def answer(model: ViT, images: Float[Tensor, "b c h w"], question: Question) -> Float[Tensor, " b"]:
     """Return the target's probability, or the number that a regression answers."""
     parts = []
     for batch in images.split(question.batch_size):
         logits = model(batch).float()
         match question.task:
             case "classify":
-                logits = logits.softmax(dim=-1)
+                logits = (logits / question.temperature).softmax(dim=-1)
             case "multilabel":
                 logits = logits.sigmoid()
         parts.append(of_target(logits, question))

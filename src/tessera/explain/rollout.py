@@ -59,7 +59,9 @@ def gradient_rollout(
     weighted, start, count = _weighted(model, image, question)
     identity = torch.eye(start.shape[0], device=start.device)
     normalised = [
-        torch.where((total := a.sum(dim=-1, keepdim=True)) > 0, a / total.clamp(min=1e-30), identity)
+        torch.where(
+            (total := a.sum(dim=-1, keepdim=True)) > 0, a / total.clamp(min=1e-30), identity
+        )
         for a in weighted
     ]
     return on_grid(rolled(start, normalised)[-count:], token_grid(model, image))
@@ -81,9 +83,7 @@ def relevance(
     return on_grid(row[-count:], token_grid(model, image))
 
 
-def _weighted(
-    model: ViT, image: Tensor, question: Question
-) -> tuple[list[Tensor], Tensor, int]:
+def _weighted(model: ViT, image: Tensor, question: Question) -> tuple[list[Tensor], Tensor, int]:
     """mean_h max(0, dy/dA * A) of every block, the row that is read, and the number of patches."""
     found: dict[int, Tensor] = {}
     seen: list[Tokens] = []

@@ -78,7 +78,9 @@ class SeqPool(nn.Module):
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
         return self.attend(x)[0]
 
-    def attend(self, x: Float[Tensor, "b t d"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b t"]]:
+    def attend(
+        self, x: Float[Tensor, "b t d"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b t"]]:
         """Return the mean, and the shares that it was made with."""
         a = self.weights(x)
         return (a.unsqueeze(1) @ x)[:, 0], a
