@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Arguments(Command):
     """Show what a model looks at in images, and how far to believe the map.
 
-    Writes the map over each image, the raw maps, and a page with the scores: does the model use what
-    the map points at, and does the map change when the weights are random?
+    Writes the map over each image, the raw maps, and a page with the scores: does the model use
+    what the map points at, and does the map change when the weights are random?
     """
 
     verb: ClassVar[str] = "explain"
@@ -39,7 +39,7 @@ class Arguments(Command):
         ],
         ...,
     ] = ()
-    """One or more; left out: relevance, or what comes nearest in a model without encoder or head."""
+    """One or more; left out: relevance, or the nearest to it without encoder or head."""
     target: str | None = None
     """The class to explain, by name or number; left out: what the model says of each image."""
     block: int | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tessera.explain.question import Question, on_grid, token_grid
 from tessera.models.vit import Tokens, ViT
 from tessera.nn.attention import Attention
+from tessera.nn.block import Block
 from tessera.nn.pool import AttentionPool, SeqPool
 
 Keep = Callable[[int, Tensor], None]
@@ -41,7 +42,8 @@ def watched(model: ViT, keep: Keep, blocks: Collection[int] | None = None) -> It
         return hook
 
     wanted = range(model.config.depth + 1) if blocks is None else blocks
-    parts = dict(enumerate(block.attn for block in model.blocks))
+    layers = cast(list[Block], list(model.blocks))
+    parts: dict[int, nn.Module] = {i: block.attn for i, block in enumerate(layers)}
     if model.config.pool in ("map", "seq"):
         parts[model.config.depth] = (
             model.attn_pool if model.config.pool == "map" else model.seq_pool

@@ -34,8 +34,8 @@ def distances(
 ) -> Float[Tensor, "depth heads"]:
     """Return the attention distance of every head, the mean over images, in input pixels.
 
-    Attention to class, distillation and register tokens has no distance; what is left is rescaled to
-    rows that sum to 1.
+    Attention to class, distillation and register tokens has no distance; what is left is
+    rescaled to rows that sum to 1.
 
     Raises:
         ValueError: The model has no encoder, or there are no images.

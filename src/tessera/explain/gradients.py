@@ -17,8 +17,8 @@ def grad_cam(
     """Return Grad-CAM: Selvaraju et al. (2017), equations 1 and 2, with patches for pixels.
 
     max(0, sum_d a_d x_d), where x are the patch tokens and a the mean over patches of dy/dx: of the
-    tokens that attention gets in the last block, or in ``block``; in a network without an encoder, of its
-    last features.
+    tokens that attention gets in the last block, or in ``block``; in a network without an encoder,
+    of its last features.
 
     Raises:
         ValueError: No such block.

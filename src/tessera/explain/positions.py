@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tessera.models.vit import ViT
 from tessera.nn.block import Block
-from tessera.nn.positions.base import NoPosEmbed, PosEmbed, Relative, Rotation
+from tessera.nn.positions.base import NoPosEmbed, Relative, Rotation
 
 
 class PositionSimilarity(NamedTuple):
@@ -32,7 +32,7 @@ def position_similarity(model: ViT) -> PositionSimilarity:
         ValueError: The scheme has no positions, or its terms depend on what the patches hold.
     """
     c = model.config
-    scheme, where = cast(PosEmbed, model.pos_embed), ""
+    scheme, where = model.pos_embed, ""
     if c.place == "every":
         own = cast(Block, model.blocks[0]).pos_embed
         assert own is not None

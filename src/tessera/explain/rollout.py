@@ -70,12 +70,11 @@ def gradient_rollout(
 def relevance(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
 ) -> Float[Tensor, "r c"]:
-    """Return transformer relevance: Chefer et al. (2021), "Generic attention-model
-    explainability", equations 5 and 6.
+    """Return relevance: Chefer et al. (2021), "Generic attention-model explainability", eq. 5, 6.
 
     R begins as the identity; each block makes R + mean_h max(0, dy/dA * A) R of it. Of R, the row
     that the head reads; an attention pool is read by its own weights, treated like A.
-    """  # noqa: D205
+    """
     weighted, start, count = _weighted(model, image, question)
     row = start
     for a in reversed(weighted):

@@ -1,6 +1,6 @@
 """The pages of ``tessera explain``, and their pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -45,7 +46,9 @@ def shown(image: Image.Image) -> Image.Image:
 
 
 def game(
-    own: dict[str, Sequence[float]], random: dict[str, Sequence[Sequence[float]]], unit: str
+    own: Mapping[str, Sequence[float]],
+    random: Mapping[str, Sequence[Sequence[float]]],
+    unit: str,
 ) -> str:
     """Draw deletion and insertion curves of a map, and those of random maps, as SVG.
 
@@ -89,7 +92,7 @@ def filter_sheet(components: Float[Tensor, "k c p p"], *, side: int = 64) -> Ima
 def similarity_sheet(
     values: Float[Tensor, "n n"], grid: tuple[int, int], *, side: int = 720
 ) -> Image.Image:
-    """Draw for every patch how alike all others are: one picture a patch, in the patches' places."""
+    """Draw for every patch how alike all others are, one picture a patch, in their places."""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / max(high - low, 1e-12)
     rows, columns = grid
@@ -115,7 +118,7 @@ def distance_figure(values: Float[Tensor, "depth heads"], width: int) -> str:
         axes.plot(range(len(values)), values.mean(dim=1).numpy(), color=INK, lw=1, label="mean")
         axes.set(xlabel="block", ylabel="mean attention distance (pixels)", ylim=(0, None))
         axes.set_title(f"images {width} pixels wide", size=10, color=INK)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
         return as_svg(figure, "Mean attention distance by block and head")
 

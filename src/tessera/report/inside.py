@@ -1,7 +1,9 @@
 """What a model has learnt, apart from any class: the paper's Figure 7 for any model."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,15 @@ from tessera.explain.filters import principal_filters
 from tessera.explain.norms import OUTLIER, token_norms
 from tessera.explain.positions import position_similarity
 from tessera.models.vit import ViT
-from tessera.report.explained import distance_figure, filter_sheet, norm_figure, similarity_sheet
+from tessera.report.explained import (
+    distance_figure,
+    filter_sheet,
+    norm_figure,
+    similarity_sheet,
+    write_page,
+)
 from tessera.report.figures import png
+from tessera.report.maps import NUMBERS, PAGE
 
 
 @dataclass
@@ -60,6 +69,25 @@ def look_inside(model: ViT, images: Images) -> dict[str, Section]:
     return found
 
 
+def write_inside(
+    folder: Path, sections: dict[str, Section], *, title: str, facts: dict[str, Any]
+) -> Path:
+    """Write pictures, numbers, arrays and the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {name: {"note": s.note, **s.numbers} for name, s in sections.items()}
+    text = json.dumps({**facts, **numbers}, indent=2)
+    (folder / NUMBERS).write_text(text + "\n", encoding="utf-8")
+    for name, section in sections.items():
+        if section.image is not None:
+            section.image.save(folder / f"{name}.png")
+    arrays: dict[str, Any] = {}
+    for section in sections.values():
+        arrays |= section.arrays
+    np.savez_compressed(folder / "model.npz", **arrays)
+    parts = {"title": title, "sections": list(sections.values())}
+    return write_page(folder / PAGE, "inside.html.j2", **parts, **facts)
+
+
 def _filters(model: ViT, images: Images, section: Section) -> None:
     parts = principal_filters(model)
     section.image = filter_sheet(parts.components)
@@ -88,8 +116,8 @@ def _distance(model: ViT, images: Images, section: Section) -> None:
     values = distances(model, images)
     section.figure = distance_figure(values, images[0].shape[-1])
     section.text = (
-        f"A point a head: the mean distance in pixels between a patch and what it looks at, weighted "
-        f"by attention, over {len(images)} images. Small is local, as a convolution is."
+        f"A point a head: the mean distance in pixels between a patch and what it looks at, "
+        f"weighted by attention, over {len(images)} images. Small is local, as a convolution is."
     )
     section.numbers = {"pixels_by_block_and_head": values.tolist(), "images": len(images)}
     section.arrays = {"attention_distance": values.numpy()}
@@ -100,9 +128,9 @@ def _norms(model: ViT, images: Images, section: Section) -> None:
     limit = OUTLIER * float(found.last.median())
     section.figure = norm_figure(found.quantiles, found.specials, found.last, limit)
     section.text = (
-        f"{found.outliers:.2%} of the patch tokens of {found.images} images have a norm of more than "
-        f"{OUTLIER:g} times the median of their image after the last block. Such tokens stand for no "
-        "place, and maps of attention show them as spots on the background."
+        f"{found.outliers:.2%} of the patch tokens of {found.images} images have a norm of "
+        f"more than {OUTLIER:g} times the median of their image after the last block. Such tokens "
+        "stand for no place, and maps of attention show them as spots on the background."
     )
     section.numbers = found.as_dict()
     section.arrays = {"token_norms": found.last.numpy()}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from tessera.report.figures import png
 
 PAGE = "explain.html"
 NUMBERS = "explain.json"
+PARTS = ("model", "methods", "unreadable", "seconds", "environment")
+"""What the page says apart from the images."""
+
 PICTURED = 24
 """Images that stand on the page; of more, the others are files beside it."""
 
@@ -42,8 +46,9 @@ def save_maps(
         first = first or small
         if pictured:
             made.picture, made.curves = png(small), _curves(made)
-    arrays = {made.method: made.values for made in one.maps}
-    np.savez_compressed(folder / f"{stem}.npz", True, seen=np.array(one.seen), **arrays)
+    arrays: dict[str, Any] = {made.method: made.values for made in one.maps}
+    arrays["seen"] = np.array(one.seen)
+    np.savez_compressed(folder / f"{stem}.npz", **arrays)
     one.files.append(f"{stem}.npz")
     assert first is not None
     return first
@@ -68,10 +73,7 @@ def write_explanation(
         more=sum(not image.picture for image in found.images),
         unit="value" if found.facts["task"] == "regress" else "probability",
         random_maps=RANDOM_MAPS,
-        **{
-            key: numbers[key]
-            for key in ("model", "methods", "unreadable", "seconds", "environment")
-        },
+        **{key: numbers[key] for key in PARTS},
     )
 
 
