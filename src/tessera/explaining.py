@@ -23,6 +23,7 @@ from tessera.explain.faithfulness import (
     random_orders,
     verdict,
 )
+from tessera.explain.gradients import shortfall
 from tessera.explain.methods import METHODS, check_method, default_method, passes
 from tessera.explain.question import Question, answer, token_grid
 from tessera.explain.results import ExplainedImage, ExplainedMap, Explanation
@@ -39,6 +40,10 @@ PAGE = "explain.html"
 NUMBERS = "explain.json"
 PICTURED = 24
 """Images that stand on the page; of more, the others are files beside it."""
+
+
+INCOMPLETE = 0.1
+"""Share that integrated gradients may miss before more steps are advised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,9 @@ def explain(
     }
     found = Explanation(images=work.images, sanity=work.sanity, facts=facts)
     if folder is not None:
-        found.page = write_explanation(folder, found, f"What {model} looks at", work.sheet)
+        found.page = write_explanation(
+            folder, found, f"What {Path(model).name} looks at", work.sheet
+        )
     return found
 
 
@@ -193,7 +200,7 @@ def explain_model(
         "images": [printable(name) for name, _ in sources],
         "environment": environment(picked),
     }
-    write_inside(folder, sections, title=f"What {model} has learnt", facts=facts)
+    write_inside(folder, sections, title=f"What {Path(model).name} has learnt", facts=facts)
     return sections
 
 
@@ -297,6 +304,10 @@ class _Work:
         one = ExplainedMap(method=name, values=values.cpu().numpy())
         if bool((values == values.flatten()[0]).all()):
             one.note = "The map is the same everywhere: it points at nothing."
+        if name == "integrated-gradients":
+            missed = shortfall(model, x, values, question)
+            one.note = f"The map misses {missed:.0%} of the logit's change from the mean colour"
+            one.note += "; give more --steps." if missed > INCOMPLETE else "."
         if random and not method.is_colour:
             order = patch_order(values, token_grid(model, x))
             one.faithfulness, one.random = self._score(x, order, question), random

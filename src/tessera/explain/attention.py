@@ -36,7 +36,7 @@ def watched(model: ViT, keep: Keep, blocks: Collection[int] | None = None) -> It
         ) -> Tensor:
             assert isinstance(module, Attention | AttentionPool | SeqPool)
             answer, weights = module.attend(*args, **kwargs)
-            keep(number, weights if weights.ndim > 2 else weights.unsqueeze(1))
+            keep(number, weights)
             return answer
 
         return hook
@@ -89,7 +89,7 @@ def read_weights(
 @torch.no_grad()
 def attention(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c"]:
+) -> Float[Tensor, "rows columns"]:
     """Return how much the tokens that the head reads look at each patch, in one block.
 
     Without ``block``, the weights with which an attention pool reads the patches, and in a model

@@ -27,7 +27,7 @@ class Faithfulness(NamedTuple):
     insertion_curve: tuple[float, ...]
 
 
-def patch_order(values: Float[Tensor, "r c"], grid: tuple[int, int]) -> Int[Tensor, " n"]:
+def patch_order(values: Float[Tensor, "rows columns"], grid: tuple[int, int]) -> Int[Tensor, " n"]:
     """Return the patches, the most important first; a map of pixels is averaged in each patch."""
     if tuple(values.shape) != grid:
         values = F.adaptive_avg_pool2d(values[None, None], grid)[0, 0]

@@ -59,7 +59,8 @@ METHODS: dict[str, Method] = {
     ),
     "grad-cam": Method(
         make=grad_cam,
-        meaning="Patch tokens in the direction that raises the class (Selvaraju et al., 2017).",
+        meaning="What each patch adds to the token that is read, in the direction that raises the class "
+        "(after Selvaraju et al., 2017).",
     ),
     "integrated-gradients": Method(
         make=integrated_gradients,

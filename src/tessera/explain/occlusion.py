@@ -16,7 +16,7 @@ WINDOWS = 14
 @torch.inference_mode()
 def occlusion(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c"]:
+) -> Float[Tensor, "rows columns"]:
     """Return by how much the target's logit falls when a window is covered by the mean colour.
 
     Zeiler and Fergus (2014), section 4.2, with windows of whole patches side by side: one patch, or

@@ -18,7 +18,7 @@ STRIP = 512
 """Rows that are drawn at once, so that a huge image takes little memory."""
 
 
-def colours_of(values: Tensor) -> Float[Tensor, "r c 3"]:
+def colours_of(values: Tensor) -> Float[Tensor, "rows columns 3"]:
     """Return the colours of a map: of importance by a scale, of components as they are.
 
     Below 0, where something speaks against the class, the scale has its lowest colour; its highest
@@ -39,7 +39,7 @@ def colours_of(values: Tensor) -> Float[Tensor, "r c 3"]:
 
 def overlay(
     image: Image.Image,
-    colours: Float[Tensor, "r c 3"],
+    colours: Float[Tensor, "rows columns 3"],
     preprocessing: Preprocessing,
     *,
     strength: float = STRENGTH,

@@ -11,7 +11,7 @@ from tessera.models.vit import ViT
 @torch.no_grad()
 def token_pca(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c 3"]:
+) -> Float[Tensor, "rows columns 3"]:
     """Return the first three principal components of the last patch tokens of one image.
 
     As in the figures of Oquab et al. (2023), "DINOv2". The sign of a component is free: here its

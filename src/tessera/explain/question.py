@@ -70,6 +70,6 @@ def token_grid(model: ViT, image: Float[Tensor, "b c h w"]) -> Grid:
     return grid_of(image, model.config.patch_size)
 
 
-def on_grid(values: Float[Tensor, " n"], grid: Grid) -> Float[Tensor, "r c"]:
+def on_grid(values: Float[Tensor, " n"], grid: Grid) -> Float[Tensor, "rows columns"]:
     """Lay out one value a patch, in raster order."""
     return values.reshape(grid)

@@ -14,7 +14,7 @@ from tessera.models.vit import Tokens, ViT
 @torch.no_grad()
 def rollout(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c"]:
+) -> Float[Tensor, "rows columns"]:
     """Return attention rollout: Abnar and Zuidema (2020); Dosovitskiy et al. (2020), section D.8.
 
     Per block the mean A of the heads, with the residual as (A + I) / 2, multiplied over all blocks;
@@ -49,7 +49,7 @@ def rolled(
 
 def gradient_rollout(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c"]:
+) -> Float[Tensor, "rows columns"]:
     """Return rollout through the attention that speaks for the target.
 
     A is replaced by mean_h max(0, dy/dA * A), its rows normalised to 1; a row without any such
@@ -69,7 +69,7 @@ def gradient_rollout(
 
 def relevance(
     model: ViT, image: Float[Tensor, "1 c h w"], question: Question
-) -> Float[Tensor, "r c"]:
+) -> Float[Tensor, "rows columns"]:
     """Return relevance: Chefer et al. (2021), "Generic attention-model explainability", eq. 5, 6.
 
     R begins as the identity; each block makes R + mean_h max(0, dy/dA * A) R of it. Of R, the row

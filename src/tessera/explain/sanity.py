@@ -41,7 +41,8 @@ class Sanity:
     @property
     def words(self) -> str:
         """Return what that means."""
-        value = f"rank correlation {self.rank_correlation[-1]:.2f} on {self.images} images"
+        counted = f"{self.images} image" + ("s" if self.images > 1 else "")
+        value = f"rank correlation {self.rank_correlation[-1]:.2f} on {counted}"
         if self.survives:
             return (
                 f"survives random weights ({value}; {SURVIVES} or more is flagged): "

@@ -80,10 +80,10 @@ class SeqPool(nn.Module):
 
     def attend(
         self, x: Float[Tensor, "b t d"]
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b t"]]:
-        """Return the mean, and the shares that it was made with."""
-        a = self.weights(x)
-        return (a.unsqueeze(1) @ x)[:, 0], a
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b 1 t"]]:
+        """Return the mean, and the shares that it was made with, as of one head."""
+        a = self.weights(x).unsqueeze(1)
+        return (a @ x)[:, 0], a
 
     def weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
         """Return the share of each token; rows sum to 1."""

@@ -15,8 +15,7 @@ from tessera.explain.faithfulness import RANDOM_MAPS
 from tessera.explain.overlay import colours_of, overlay
 from tessera.explain.results import ExplainedImage, ExplainedMap, Explanation
 from tessera.report.augmented import contact_sheet
-from tessera.report.explained import game, shown, write_page
-from tessera.report.figures import png
+from tessera.report.explained import game, photo, shown, write_page
 
 PAGE = "explain.html"
 NUMBERS = "explain.json"
@@ -37,7 +36,7 @@ def save_maps(
     """
     stem, first = f"{number:04d}-{_safe(one.name)}", None
     pictured = number < PICTURED
-    one.picture = png(shown(to_channels(image, 3))) if pictured else ""
+    one.picture = photo(shown(to_channels(image, 3))) if pictured else ""
     for made in one.maps:
         painted = overlay(image, colours_of(torch.from_numpy(made.values)), prepare)
         painted.save(folder / f"{stem}.{made.method}.png")
@@ -45,7 +44,7 @@ def save_maps(
         small = shown(painted)
         first = first or small
         if pictured:
-            made.picture, made.curves = png(small), _curves(made)
+            made.picture, made.curves = photo(small), _curves(made)
     arrays: dict[str, Any] = {made.method: made.values for made in one.maps}
     arrays["seen"] = np.array(one.seen)
     np.savez_compressed(folder / f"{stem}.npz", **arrays)
@@ -68,7 +67,7 @@ def write_explanation(
         folder / PAGE,
         "explain.html.j2",
         title=title,
-        sheet=png(page) if many else "",
+        sheet=photo(page) if many else "",
         images=[image for image in found.images if image.picture],
         more=sum(not image.picture for image in found.images),
         unit="value" if found.facts["task"] == "regress" else "probability",
