@@ -1,6 +1,7 @@
 """The verb: files, geometry, and what it says to bad input."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_the_files_of_a_run(model: Path, tmp_path: Path, capsys: Any) -> None:
     assert by_name["rollout"]["faithfulness"]["images"] == 2
     assert by_name["rollout"]["sanity"]["threshold"] == 0.5
     page = (out / "explain.html").read_text()
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib", "")
+    assert not re.search(r"<(script|link|iframe)|src=\"(?!data:)", page)  # nothing from outside
     assert (out / "contact.png").exists()
     assert main([*words, "--out", str(out)]) == 2  # nothing is overwritten
     assert "already holds something else" in capsys.readouterr().err
@@ -208,9 +209,10 @@ def test_a_map_lies_where_the_model_saw_it(crop: str, size: tuple[int, int]) -> 
         if not (3 <= x < size[0] - 3 and 3 <= y < size[1] - 3):
             continue
         pixels = np.zeros((size[1], size[0], 3), np.uint8)
+        black = prepare.pixels(Image.fromarray(pixels))[0].double()  # and the letterbox's paper
         reach = max(2, round((right - left) / 32), round((bottom - top) / 32))
         pixels[int(y) - reach : int(y) + reach + 1, int(x) - reach : int(x) + reach + 1] = 255
-        seen = prepare.pixels(Image.fromarray(pixels))[0].double()
+        seen = prepare.pixels(Image.fromarray(pixels))[0].double() - black
         total = seen.sum()
         column = float((seen.sum(0) * (torch.arange(seen.shape[1]) + 0.5)).sum() / total)
         row = float((seen.sum(1) * (torch.arange(seen.shape[0]) + 0.5)).sum() / total)
@@ -235,7 +237,7 @@ def test_an_image_of_many_pixels_is_drawn_in_strips() -> None:
     prepare = header_of("squash").preprocessing
     tall = Image.fromarray(np.zeros((1300, 20, 3), np.uint8))
     colours = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
-    painted = np.asarray(overlay(tall, colours, prepare, strength=1)).astype(float)
+    painted = np.asarray(overlay(tall, colours, prepare, strength=1.0)).astype(float)
     assert np.abs(np.diff(painted, axis=0)).max() <= 2  # no seam between strips
 
 
@@ -247,7 +249,7 @@ def test_colours_of_a_map() -> None:
     assert signed[1, 1].sum() > signed[1, 0].sum() > signed[0, 0].sum()
 
 
-@pytest.mark.parametrize("pos_embed", ["learned", "sincos2d", "rope2d", "rope2d_mixed", "bias2d"])
+@pytest.mark.parametrize("pos_embed", ["learned", "rope2d_mixed", "bias2d"])
 def test_figure_7_of_a_model(pos_embed: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "model.safetensors", pos_embed=pos_embed, num_registers=2)
     out = tmp_path / "out"

@@ -105,4 +105,4 @@ def test_a_token_that_is_much_larger_than_the_others_is_counted() -> None:
     assert plain.outliers == 0
     with torch.no_grad():
         model.pos_embed.table[:, 5] += 500  # type: ignore[index]
-    assert token_norms(model, [x]).outliers == 1 / 12
+    assert abs(token_norms(model, [x]).outliers - 1 / 12) < 1e-6

@@ -33,11 +33,11 @@ def planted(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return x, labels, places
 
 
-def trained(steps: int) -> ViT:
+def trained(steps: int, depth: int) -> ViT:
     torch.manual_seed(0)
     config = ViTConfig(
         embed_dim=32,
-        depth=2,
+        depth=depth,
         num_heads=2,
         mlp_dim=64,
         patch_size=PATCH,
@@ -57,8 +57,10 @@ def trained(steps: int) -> ViT:
 
 
 @pytest.mark.slow
-def test_rollout_grad_cam_and_relevance_point_at_the_planted_patch() -> None:
-    model = trained(steps=300)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_rollout_grad_cam_and_relevance_point_at_the_planted_patch(depth: int) -> None:
+    """Grad-CAM sees one block: of two, the first may have told the class token everything."""
+    model = trained(300, depth)
     x, labels, places = planted(200, seed=7)
     with torch.no_grad():
         assert (model(x).argmax(dim=1) == labels).float().mean() > 0.97
@@ -74,6 +76,6 @@ def test_rollout_grad_cam_and_relevance_point_at_the_planted_patch() -> None:
         ):
             hits[name] += int(patch_order(make(model, one, question), grid)[0]) == place
         hits["random"] += int(random_orders(36, i, maps=1)[0][0]) == place
-    for name in ("rollout", "relevance", "grad-cam"):
+    for name in ("rollout", "relevance", "grad-cam") if depth == 1 else ("rollout", "relevance"):
         assert hits[name] >= 190, hits
     assert hits["random"] <= 20, hits

@@ -16,10 +16,10 @@ def grad_cam(
 ) -> Float[Tensor, "rows columns"]:
     """Return Grad-CAM: Selvaraju et al. (2017), equations 1 and 2, on what the head sums.
 
-    max(0, sum_d a_d x_nd), where a is the mean over patches of dy/dx. With a mean of the patches, x
-    are the last tokens. A class token sums values, so there x_n is A_n v_n, in all heads: what patch n
-    adds to it in the last block, or in ``block``; then a x_n is A_n dy/dA_n. The same for an attention
-    pool. On plain tokens before the last attention, the map of a model with a class token misses.
+    max(0, sum_d a_d x_nd), where a is the mean over patches of dy/dx. With a mean of the patches,
+    x are the last tokens. A class token sums values, so there x_n is A_n v_n, in all heads: what
+    patch n adds to it in the last block, or in ``block``; then a x_n is A_n dy/dA_n. The same for
+    an attention pool. One block alone is seen: what an earlier one told the class token is not.
 
     Raises:
         ValueError: No such block.

@@ -59,8 +59,8 @@ METHODS: dict[str, Method] = {
     ),
     "grad-cam": Method(
         make=grad_cam,
-        meaning="What each patch adds to the token that is read, in the direction that raises the class "
-        "(after Selvaraju et al., 2017).",
+        meaning="What each patch adds to the token that is read, where that raises the class; sees "
+        "one block (after Selvaraju et al., 2017).",
     ),
     "integrated-gradients": Method(
         make=integrated_gradients,
