@@ -107,7 +107,7 @@ def explain(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     work = _Work(predictor, settings, folder, _cost(predictor, settings, len(sources)))
-    what = f"{len(sources):,} images with {', '.join(names)}"
+    what = f"{len(sources):,} image{'' if len(sources) == 1 else 's'} with {', '.join(names)}"
     say(console, f"work    {what}: about {work.cost:,} forward passes of one image")
     with counting(console, "explaining", work.cost) as counter:
         work.run(sources, counter)

@@ -33,7 +33,7 @@ def model_of(**changes: Any) -> ViT:
     model = ViT(ViTConfig(**{**SMALL, **changes}), init="timm").eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.15 * torch.randn_like(parameter)
+            parameter.add_(0.15 * torch.randn_like(parameter))
     return model
 
 

@@ -55,7 +55,7 @@ def make(kind: str) -> ViT:
     model = ViT(ViTConfig(**{**SMALL, **KINDS[kind]}), init="timm").eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
@@ -93,7 +93,8 @@ def test_attention_equals_softmax_of_queries_and_keys() -> None:
     with torch.no_grad():
         (a,) = model.attention_weights(x, [0])
         block = cast(Any, model.blocks[0])
-        t = model.pos_embed(torch.cat([model.cls_token, model.patch_embed(x)], 1), (4, 5))
+        first = cast(Tensor, model.cls_token)
+        t = model.pos_embed(torch.cat([first, model.patch_embed(x)], 1), (4, 5))
         q, k, _ = block.attn.qkv(block.norm1(t)).chunk(3, dim=-1)
         for head in range(2):
             own = slice(12 * head, 12 * head + 12)
@@ -318,7 +319,7 @@ def network() -> ViT:
     model = ViT(config, init="timm").eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
 
@@ -339,7 +340,7 @@ def test_grad_cam_of_a_network_with_a_mean_is_its_class_activation_map() -> None
     x = image_for(model)
     with torch.no_grad():
         features = model.patch_embed(x)[0]
-        expected = (features @ model.head.weight[1]).clamp(min=0) / 16
+        expected = (features @ cast(Any, model.head).weight[1]).clamp(min=0) / 16
     found = grad_cam(model, x, Question(target=1)).flatten()
     assert torch.allclose(found, expected, atol=1e-5)
 

@@ -57,10 +57,9 @@ class Arguments(Command):
     limit: int | None = None
     """Stop after so many images."""
     model_only: bool = False
-    """What the model has learnt, instead: filters, positions, attention distance, token norms; the
-    last two on the images, where some are given."""
+    """What the model has learnt instead; attention distance and token norms want some images."""
     out: Path | None = None
-    """Folder to write; explain-<name of the model> if left out. It must be new or empty."""
+    """Folder to write; runs/explain-<name of the model> if left out. It must be new or empty."""
     device: str = "auto"
     """auto takes cuda, else mps, else cpu."""
     offline: bool = False
