@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -153,9 +153,13 @@ def norm_figure(
         for style, (kind, values) in zip((":", "-.", "--"), specials.items(), strict=False):
             left.plot(x, values, color=RED, ls=style, label=names[kind])
         left.set(xlabel="block", ylabel="norm of a token", yscale="log")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.legend(frameon=False, fontsize=8)
         right.hist(last.numpy(), bins=50, color=BLUE, log=True)
         right.axvline(limit, color=RED, ls=":", label="outliers are beyond (median image)")
         right.set(xlabel="norm after the last block", ylabel="patch tokens")
         right.legend(frameon=False, fontsize=8)
+        for axes in (left, right):  # powers of ten without markup
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         return as_svg(figure, "Norms of tokens by block")
