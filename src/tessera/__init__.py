@@ -1,6 +1,8 @@
 """Tessera: turn a folder of images into a Vision Transformer that you can trust."""
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from tessera.comparing import compare as compare
     from tessera.config import ViTConfig as ViTConfig
     from tessera.crossval import cross_validate as cross_validate
+    from tessera.explaining import explain as explain
+    from tessera.explaining import explain_model as explain_model
     from tessera.finishing import TrainedRun as TrainedRun
     from tessera.measuring import Evaluation as Evaluation
     from tessera.measuring import evaluate as evaluate
@@ -37,6 +41,8 @@ PUBLIC = {
     "compare": "comparing",
     "ViTConfig": "config",
     "cross_validate": "crossval",
+    "explain": "explaining",
+    "explain_model": "explaining",
     "list_models": "models.variants",
     "Tokens": "models.vit",
     "ViT": "models.vit",
@@ -62,3 +68,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(PUBLIC)
+
+
+class _Package(ModuleType):
+    """A package whose verbs are functions, although folders bear the names of some."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in PUBLIC and isinstance(value, ModuleType)):  # what an import leaves behind
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -120,7 +120,7 @@ def test_two_processes_give_the_curve_of_one(alone: Path, parallel: str, tmp_pat
 @pytest.mark.slow
 def test_stages_of_a_hierarchy_are_shared_out_as_well(tmp_path: Path) -> None:
     undone = dict.fromkeys(("arch.depth", "arch.embed_dim", "arch.num_heads", "arch.mlp_dim"))
-    flags = {
+    flags: dict[str, Any] = {
         **undone,
         "model": "swin_tiny_patch4_window7_224",
         "arch.img_size": 16,

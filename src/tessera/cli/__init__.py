@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "label images, or a folder of them",
     "evaluate": "measure a model on labelled images",
     "compare": "say whether one model is better than another, or only luckier",
+    "explain": "show what a model looks at, and whether to believe it",
     "probe": "measure what a model's features are worth on labelled images",
     "transfer": "measure a model on a suite of data sets",
     "study": "compare variants beside what the literature claims",

@@ -4,17 +4,13 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from tessera.cli.predict import Arguments
-from tessera.data.archives import EMBEDDED
-from tessera.data.holdout import load_data
-from tessera.data.images import SUFFIXES, ImageError
 from tessera.devices import pick_device
 from tessera.predict import Prediction, Predictor, Source, load
 from tessera.progress import counting
@@ -45,7 +41,7 @@ def predict(args: Arguments) -> int:
             raise ValueError("parquet is not for a terminal\nhint: name a file with --out")
         require_pyarrow()
     predictor = load(args.model, device=pick_device(args.device), offline=args.offline)
-    sources = find_sources(args.inputs)[: args.limit]
+    sources = find_images(args.inputs)[: args.limit]
     errors: list[ImageError] = []
     rows = list(_answers(predictor, sources, args.top_k, errors))
     if args.format == "parquet" and args.out is not None:
@@ -60,34 +56,6 @@ def predict(args: Arguments) -> int:
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
-
-
-def find_sources(inputs: Iterable[str]) -> list[tuple[str, Source]]:
-    """Turn files, folders and splits of embedded data into named images.
-
-    Raises:
-        ValueError: An input is none of these, or a folder has no images.
-    """
-    found: list[tuple[str, Source]] = []
-    for text in inputs:
-        name, _, split = text.partition(":")
-        path = Path(text).expanduser()
-        if name in EMBEDDED and not path.exists():
-            data = load_data(name)[split or "test"]
-            found += [(data.name(i), data.read(i)) for i in range(len(data))]
-        elif path.is_dir():
-            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-            if not files:
-                raise ValueError(f"{path} has no images")
-            found += [(str(p), p) for p in files]
-        elif path.exists():
-            found.append((text, path))
-        else:
-            raise ValueError(
-                f"no such image: {text}\n"
-                f"hint: give files, folders, or a split such as {next(iter(EMBEDDED))}:test"
-            )
-    return found
 
 
 def _answers(

@@ -91,6 +91,22 @@ class Preprocessing:
         )
         return (pixels.float() / 255 - mean) / std
 
+    def seen(self, rows: int, columns: int) -> tuple[float, float, float, float]:
+        """Return what part of an image of this height and width the model's input shows.
+
+        Left, top, right and bottom in the image's own pixels; a letterbox reaches beyond the image.
+        """
+        if self.crop == "crop":
+            resized, left, top = self._cut(rows, columns)
+            x, y = columns / resized[0], rows / resized[1]
+            return left * x, top * y, (left + self.size[1]) * x, (top + self.size[0]) * y
+        if self.crop == "letterbox":
+            inner = self._inner(rows, columns)
+            x, y = columns / inner[1], rows / inner[0]
+            left, top = (self.size[1] - inner[1]) // 2, (self.size[0] - inner[0]) // 2
+            return -left * x, -top * y, (self.size[1] - left) * x, (self.size[0] - top) * y
+        return 0.0, 0.0, float(columns), float(rows)
+
     @property
     def resized_size(self) -> Size2d:
         """Height and width that an image must cover before the crop: size / crop_pct, truncated."""
@@ -110,10 +126,25 @@ class Preprocessing:
     def _squash(self, image: Image.Image) -> Image.Image:
         return self._resize(image, self.size)
 
+    def _cut(self, rows: int, columns: int) -> tuple[Size2d, int, int]:
+        """Width and height after resizing, and the left and top of the centre crop in that."""
+        height, width = self.size
+        want_h, want_w = self.resized_size
+        if want_w * rows >= want_h * columns:  # the width is the tight side
+            resized = want_w, max(want_h, int(want_w * rows / columns))
+        else:
+            resized = max(want_w, int(want_h * columns / rows)), want_h
+        return resized, round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+
+    def _inner(self, rows: int, columns: int) -> Size2d:
+        """Height and width of a letterboxed image inside its frame."""
+        height, width = self.size
+        scale = min(height / rows, width / columns)
+        return max(1, round(rows * scale)), max(1, round(columns * scale))
+
     def _letterbox(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        scale = min(height / image.height, width / image.width)
-        inner = max(1, round(image.height * scale)), max(1, round(image.width * scale))
+        inner = self._inner(image.height, image.width)
         small = self._resize(image, inner)
         if inner == self.size:
             return small
@@ -132,12 +163,7 @@ class Preprocessing:
 
     def _crop(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        want_h, want_w = self.resized_size
-        if want_w * image.height >= want_h * image.width:  # the width is the tight side
-            resized = want_w, max(want_h, int(want_w * image.height / image.width))
-        else:
-            resized = max(want_w, int(want_h * image.width / image.height)), want_h
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        resized, left, top = self._cut(image.height, image.width)
         if resized[0] * resized[1] > 100 * width * height:
             # A thread of pixels would fill the memory if it were resized whole. Not so for other
             # images, since Pillow rounds a box differently from torchvision's resize and crop.

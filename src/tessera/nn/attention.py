@@ -75,15 +75,33 @@ class Attention(nn.Module):
             x = block_sparse_attention(q, k, v, mask, bias)
         elif noisy or (relative is not None and relative.values is not None):
             a = self.attn_drop(_probabilities(q, k, relative, self._allowed(q, mask)))
-            x = a @ v
-            if relative is not None and relative.values is not None:
-                x = x + relative.mix(a)
+            x = _mixed(a, v, relative)
         else:  # equations 6 and 7
             terms = _terms(q, relative, self._allowed(q, mask))
             terms = None if terms is None else terms[..., :queries, :]
             x = F.scaled_dot_product_attention(q[:, :, :queries], k, v, terms)
-        x = x[:, :, :queries]
-        return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))  # equation 8
+        return self._project(x[:, :, :queries])
+
+    def attend(
+        self,
+        x: Float[Tensor, "b t d"],
+        rotation: Rotation | None = None,
+        relative: Relative | None = None,
+        mask: Bool[Tensor, "#h t t"] | None = None,
+        *,
+        queries: int | None = None,
+    ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b h t t"]]:
+        """Return what ``forward`` does without dropout on A, and the A that it was made with.
+
+        A is part of the graph, so that the output can be differentiated by it.
+        """
+        q, k, v = self._qkv(x, rotation)
+        a = _probabilities(q, k, relative, self._allowed(q, mask))
+        return self._project(_mixed(a, v, relative)[:, :, :queries]), a
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Equation 8."""
+        return self.proj_drop(self.proj(rearrange(x, "b h t e -> b t (h e)")))
 
     def weights(
         self,
@@ -124,6 +142,12 @@ def _terms(q: Tensor, relative: Relative | None, mask: Tensor | None) -> Tensor 
         return None if mask is None else mask[None]
     terms = relative.logits(q)
     return terms if mask is None else terms.masked_fill(~mask, -torch.inf)
+
+
+def _mixed(a: Tensor, v: Tensor, relative: Relative | None) -> Tensor:
+    """A V of equation 7, and vectors on the values where the position scheme has them."""
+    x = a @ v
+    return x if relative is None or relative.values is None else x + relative.mix(a)
 
 
 def _probabilities(

@@ -38,14 +38,24 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
         q, k, v = self._qkv(x)
-        x = F.scaled_dot_product_attention(q, k, v)
-        x = self.proj(rearrange(x, "b h t e -> b t (h e)"))
-        return (x + self.mlp(self.norm(x)))[:, 0]
+        return self._finish(F.scaled_dot_product_attention(q, k, v))
+
+    def attend(
+        self, x: Float[Tensor, "b t d"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b h t"]]:
+        """Return the same vector, and the weights that it was made with, as part of the graph."""
+        q, k, v = self._qkv(x)
+        a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)[:, :, 0]
+        return self._finish(a.unsqueeze(2) @ v), a
 
     def weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b h t"]:
         """Return how much the probe looks at each token, per head; rows sum to 1."""
         q, k, _ = self._qkv(x)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)[:, :, 0]
+
+    def _finish(self, x: Tensor) -> Tensor:
+        x = self.proj(rearrange(x, "b h t e -> b t (h e)"))
+        return (x + self.mlp(self.norm(x)))[:, 0]
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = self.num_heads
@@ -66,7 +76,14 @@ class SeqPool(nn.Module):
         self.score = nn.Linear(dim, 1)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
-        return (self.weights(x).unsqueeze(1) @ x)[:, 0]
+        return self.attend(x)[0]
+
+    def attend(
+        self, x: Float[Tensor, "b t d"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b 1 t"]]:
+        """Return the mean, and the shares that it was made with, as of one head."""
+        a = self.weights(x).unsqueeze(1)
+        return (a @ x)[:, 0], a
 
     def weights(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t"]:
         """Return the share of each token; rows sum to 1."""

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tessera.report.figures import BLUE, GRID, INK, RED, STYLE, svg
+from tessera.report.figures import BLUE, GRID, INK, RED, STYLE, as_svg
 from tessera.studies.design import Study
 
 COLOURS = (BLUE, RED, "#4d9221", "#762a83")
@@ -37,7 +37,7 @@ def draw(study: Study, rows: Rows) -> str:
             height = 1.0 + 0.34 * max(len(measured), 2)
             figure = Figure(figsize=(7, height), layout="constrained")
             _list(figure.subplots(), measured)
-        return svg(figure, f"{study.title}: accuracy of every variant")
+        return as_svg(figure, f"{study.title}: accuracy of every variant")
 
 
 def _list(axes: Axes, rows: Rows) -> None:

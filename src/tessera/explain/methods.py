@@ -1,0 +1,136 @@
+"""All methods by name: what each wants of a model, and what it says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from torch import Tensor
+
+from tessera.explain.attention import attention
+from tessera.explain.gradients import grad_cam, integrated_gradients
+from tessera.explain.occlusion import occlusion, windows
+from tessera.explain.pca import token_pca
+from tessera.explain.question import Question
+from tessera.explain.rollout import gradient_rollout, relevance, rollout
+from tessera.models.vit import ViT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to make a map of an image."""
+
+    make: Callable[[ViT, Tensor, Question], Tensor]
+    meaning: str
+    """What the map shows, in one sentence."""
+    needs_encoder: bool = False
+    """Wants blocks in which all tokens attend."""
+    of_class: bool = True
+    """Speaks about one class, so it wants a head."""
+    signed: bool = False
+    """Values below 0 speak against the class; pictures show what speaks for it."""
+    is_colour: bool = False
+    """Three numbers a patch, which say nothing about importance."""
+
+
+METHODS: dict[str, Method] = {
+    "relevance": Method(
+        make=relevance,
+        needs_encoder=True,
+        meaning="Attention that speaks for the class, followed through all blocks "
+        "(Chefer et al., 2021).",
+    ),
+    "rollout": Method(
+        make=rollout,
+        needs_encoder=True,
+        of_class=False,
+        meaning="Attention of all heads, multiplied through all blocks; it knows no class "
+        "(Abnar and Zuidema, 2020).",
+    ),
+    "gradient-rollout": Method(
+        make=gradient_rollout,
+        needs_encoder=True,
+        meaning="Rollout through the attention that speaks for the class (after Gildenblat, 2020).",
+    ),
+    "attention": Method(
+        make=attention,
+        needs_encoder=True,
+        of_class=False,
+        meaning="Where the tokens that the head reads look, in one block; it knows no class.",
+    ),
+    "grad-cam": Method(
+        make=grad_cam,
+        meaning="What each patch adds to the token that is read, where that raises the class; sees "
+        "one block (after Selvaraju et al., 2017).",
+    ),
+    "integrated-gradients": Method(
+        make=integrated_gradients,
+        signed=True,
+        meaning="What each pixel adds to the class's logit on the way from the mean colour "
+        "(Sundararajan et al., 2017).",
+    ),
+    "occlusion": Method(
+        make=occlusion,
+        signed=True,
+        meaning="How much the class's logit falls when a patch is covered "
+        "(Zeiler and Fergus, 2014).",
+    ),
+    "pca": Method(
+        make=token_pca,
+        of_class=False,
+        is_colour=True,
+        meaning="The first three principal components of the last tokens as colours; it knows no "
+        "class (as in Oquab et al., 2023).",
+    ),
+}
+
+
+def default_method(model: ViT) -> str:
+    """Return the method that is used when nobody names one.
+
+    Relevance, since it is about a class and costs one backward pass; without a head, rollout;
+    without an encoder, Grad-CAM, or the tokens themselves where there is no head either.
+    """
+    if model.config.depth == 0:
+        return "grad-cam" if model.config.num_classes else "pca"
+    return "relevance" if model.config.num_classes else "rollout"
+
+
+def check_method(name: str, model: ViT) -> Method:
+    """Return a method that this model allows.
+
+    Raises:
+        ValueError: No such method, or it is not defined for this model.
+    """
+    if name not in METHODS:
+        close = get_close_matches(name, METHODS, n=1)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"no method {name!r}\nhint: {guess}methods are {', '.join(METHODS)}")
+    method = METHODS[name]
+    others = ", ".join(key for key in METHODS if _defined(METHODS[key], model))
+    if method.needs_encoder and model.config.depth == 0:
+        raise ValueError(
+            f"{name} follows attention through the blocks of an encoder, and "
+            f"patch_embed={model.config.patch_embed!r} has none\n"
+            f"hint: for this model there are {others}"
+        )
+    if not _defined(method, model):
+        raise ValueError(
+            f"{name} explains a class, and the model has no head\n"
+            f"hint: for this model there are {others}"
+        )
+    return method
+
+
+def passes(name: str, model: ViT, grid: tuple[int, int], steps: int) -> int:
+    """Return about how many forward passes a map costs; a backward pass counts as two."""
+    match name:
+        case "integrated-gradients":
+            return 3 * steps
+        case "occlusion":
+            return windows(grid) + 1
+    return 3 if METHODS[name].of_class else 1
+
+
+def _defined(method: Method, model: ViT) -> bool:
+    has_encoder, has_head = model.config.depth > 0, model.config.num_classes > 0
+    return (has_encoder or not method.needs_encoder) and (has_head or not method.of_class)
