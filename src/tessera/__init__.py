@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tessera.predict import load as load
     from tessera.probing import probe as probe
     from tessera.recipe import Recipe as Recipe
+    from tessera.stressing import stress as stress
     from tessera.transferring import transfer as transfer
 
 PUBLIC = {
@@ -45,6 +46,7 @@ PUBLIC = {
     "load": "predict",
     "probe": "probing",
     "Recipe": "recipe",
+    "stress": "stressing",
     "transfer": "transferring",
 }
 """Public names and their modules, imported when first used: torch takes seconds, `--help` none."""

@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": "say whether one model is better than another, or only luckier",
     "probe": "measure what a model's features are worth on labelled images",
     "transfer": "measure a model on a suite of data sets",
+    "stress": "measure when a model breaks: occlusion, shuffling, corruptions, attacks",
     "doctor": "say what is wrong with a data set, file by file",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",

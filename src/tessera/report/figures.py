@@ -63,7 +63,7 @@ def curves(rows: Sequence[dict[str, Any]], best_step: int, score: Score) -> str:
             right.set_ylim(top=min(1.01, right.get_ylim()[1]))
             right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         right.legend(frameon=False, loc="best")
-        return _svg(figure, f"Loss and {score.name} over epochs")
+        return as_svg(figure, f"Loss and {score.name} over epochs")
 
 
 def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
@@ -87,7 +87,7 @@ def confusion(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
                 if value:
                     colour = "white" if shares[i, j] > 0.5 else INK
                     axes.text(j, i, str(value), ha="center", va="center", color=colour, size=8)
-        return _svg(figure, "Confusion matrix: true class by row, predicted by column")
+        return as_svg(figure, "Confusion matrix: true class by row, predicted by column")
 
 
 def reliability(panels: Sequence[tuple[str, Reliability]]) -> str:
@@ -125,7 +125,7 @@ def reliability(panels: Sequence[tuple[str, Reliability]]) -> str:
         rows[1, 0].set_ylabel("images")
         handles, labels = rows[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
-        return _svg(figure, "Accuracy over confidence, and how many images have which confidence")
+        return as_svg(figure, "Accuracy over confidence, and how many images have which confidence")
 
 
 def scatter(labels: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], name: str) -> str:
@@ -138,7 +138,7 @@ def scatter(labels: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"],
         axes.plot(labels, predicted, ".", color=BLUE, ms=4, alpha=0.6)
         axes.set_xlabel(f"true {name}")
         axes.set_ylabel(f"predicted {name}")
-        return _svg(figure, f"Predicted over true {name}")
+        return as_svg(figure, f"Predicted over true {name}")
 
 
 def thumbnail(image: Image.Image, side: int = 112) -> str:
@@ -158,7 +158,7 @@ def png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _svg(figure: Figure, title: str) -> str:
+def as_svg(figure: Figure, title: str) -> str:
     """Return the figure as an SVG element with a title for readers that cannot see it."""
     buffer = io.StringIO()
     with warnings.catch_warnings():

@@ -1,0 +1,1 @@
+"""What a model keeps of its accuracy when images change: occlusion, order, patches, attacks."""
