@@ -30,7 +30,7 @@ from tessera.stress.results import StressResult
 from tessera.stress.rows import make_row, mean_of
 from tessera.stress.settings import StressSettings
 from tessera.stress.subject import Found, Subject, draw_images, readable
-from tessera.stress.writing import write_results
+from tessera.stress.writing import write_numbers, write_results
 
 CLEAN = "clean"
 """What the table calls the images as they are."""
@@ -163,7 +163,7 @@ class _Place:
 
 
 def _measure_all(place: _Place, journal: Journal, folder: Path) -> StressResult:
-    """Do all work that is left, model by model, and write the results after every test."""
+    """Do all work that is left, model by model; the numbers are written after every test."""
     images = place.images
     result = StressResult(
         settings=place.settings,
@@ -228,7 +228,7 @@ class _Work:
                 self.result.rows.append(make_row(self.name, test, _words(level), found))
                 self.result.missing -= fresh
             self._say(test)
-            write_results(self.result)
+            write_numbers(self.result)
 
     def _clean(self) -> Found:
         return self.subject.found([self.subject.clean])

@@ -81,5 +81,5 @@ def cells_by_mass(
     return torch.zeros_like(taken).scatter(1, order, taken)
 
 
-ROUNDING = 1e-9
+ROUNDING = 1e-6
 """Difference of two shares that is no difference."""

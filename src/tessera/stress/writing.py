@@ -20,22 +20,21 @@ MANY = 6
 
 def write_results(result: StressResult) -> None:
     """Write ``results.json``, ``results.csv``, ``curves.svg`` and ``results.html``."""
-    result.folder.mkdir(parents=True, exist_ok=True)
+    write_numbers(result)
     engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     engine.filters["percent"] = lambda share: f"{share:.1%}"
     template = (files("tessera.stress") / "page.html.j2").read_text(encoding="utf-8")
     page = engine.from_string(template).render(
         result=result, tests=TESTS, pictures=dict(_pictures(result)), weakest=result.weakest
     )
-    texts = {
-        "results.json": json.dumps(result.as_dict(), indent=2) + "\n",
-        "results.html": page,
-    }
+    _save(result.folder / "results.html", page)
     if result.rows:
-        texts["curves.svg"] = overview(result)
-    for name, text in texts.items():
-        data = text.encode("utf-8", errors="backslashreplace")
-        write_atomically(result.folder / name, partial(_write, data))
+        _save(result.folder / "curves.svg", overview(result))
+
+
+def write_numbers(result: StressResult) -> None:
+    """Write ``results.json`` and ``results.csv``."""
+    _save(result.folder / "results.json", json.dumps(result.as_dict(), indent=2) + "\n")
     part = result.folder / "results.part.csv"
     write_table(part, columns(result)).replace(result.folder / "results.csv")
 
@@ -46,6 +45,11 @@ def _pictures(result: StressResult) -> Iterator[tuple[str, str]]:
         if result.of(test):
             draw = bars if len(result.series(test)) > MANY else curves
             yield test, draw(result, test)
+
+
+def _save(path: Path, text: str) -> None:
+    data = text.encode("utf-8", errors="backslashreplace")
+    write_atomically(path, partial(_write, data))
 
 
 def _write(data: bytes, path: Path) -> None:
