@@ -16,9 +16,11 @@ from tessera import stressing
 from tessera.checkpoint.artifact import Header, save_artifact
 from tessera.cli import main
 from tessera.data.preprocessing import Preprocessing
+from tessera.data.sources import find_data
 from tessera.journal import Journal
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
+from tessera.robustness.occlusion import drop_cells
 from tessera.stress.registry import TESTS
 from tessera.stress.results import StressResult
 from tessera.stress.settings import StressSettings
@@ -170,7 +172,7 @@ def test_resuming_gives_what_an_unbroken_run_gives(
     monkeypatch.setattr(stressing, "write_results", lambda result: None)  # drawing takes seconds
     args: dict[str, Any] = {"settings": SMALL, "tests": ["occlusion", "patch", "corruptions"]}
     unbroken = stress(model, data, out=tmp_path / "a", **args)
-    record, kept = Journal.record, []
+    record, kept = Journal.record, list[str]()
 
     def stop(self: Journal, key: str, value: Any) -> None:
         if len(kept) == 5:
@@ -182,9 +184,12 @@ def test_resuming_gives_what_an_unbroken_run_gives(
     with pytest.raises(KeyboardInterrupt):
         stress(model, data, out=tmp_path / "b", **args)
     done = list(kept)
-    monkeypatch.setattr(
-        Journal, "record", lambda self, key, value: (kept.append(key), record(self, key, value))
-    )
+
+    def note(self: Journal, key: str, value: Any) -> None:
+        record(self, key, value)
+        kept.append(key)
+
+    monkeypatch.setattr(Journal, "record", note)
     resumed = stress(model, data, out=tmp_path / "b", resume=True, **args)
     assert not set(done) & set(kept[5:])
     assert [row.as_dict() for row in resumed.rows] == [row.as_dict() for row in unbroken.rows]
@@ -198,16 +203,13 @@ def test_resuming_gives_what_an_unbroken_run_gives(
 def test_cells_are_the_same_for_all_images_and_other_in_every_run(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tessera.stress import occluding
-
     seen: list[torch.Tensor] = []
-    real = occluding.drop_cells
 
     def spy(pixels: torch.Tensor, dropped: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         seen.append(dropped)
-        return real(pixels, dropped, grid)
+        return drop_cells(pixels, dropped, grid)
 
-    monkeypatch.setattr(occluding, "drop_cells", spy)
+    monkeypatch.setattr("tessera.stress.occluding.drop_cells", spy)
     settings = StressSettings(ratios=(0.5,), runs=5)
     stress(model, data, tests=["occlusion"], settings=settings, batch_size=9, out=tmp_path / "o")
     assert len(seen) == 5 * 2  # 18 images in two batches, five runs
@@ -219,8 +221,6 @@ def test_cells_are_the_same_for_all_images_and_other_in_every_run(
 
 
 def test_first_images_of_a_draw_have_every_class(data: Path) -> None:
-    from tessera.data.sources import find_data
-
     test = find_data(str(data))["test"]
     assert draw_images(test, 9, 0).class_counts().tolist() == [3, 3, 3]
     assert draw_images(test, 3, 1).class_counts().tolist() == [1, 1, 1]

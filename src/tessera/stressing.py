@@ -78,10 +78,8 @@ def stress(
     folder = Path(out) if out else Path("runs") / f"stress-{_name(model)}"
     if not resume:
         _refuse_used(folder)
-    console = console or Console(stderr=True, quiet=True)
-    models = {
-        name: load_model(ref, offline=offline) for name, ref in _names([model, *compare]).items()
-    }
+    names = _names([model, *compare])
+    models = {name: load_model(ref, offline=offline) for name, ref in names.items()}
     eye = None if salience is None else load_model(salience, offline=offline)
     images = _find_images(str(data), split, models, settings, bad_share)
     other = None if shift is None else _find_shift(str(shift), models, settings, bad_share)
@@ -94,14 +92,9 @@ def stress(
         shift=other,
         device=pick_device(device),
         batch_size=batch_size,
-        console=console,
+        console=console or Console(stderr=True, quiet=True),
     )
-    journal = Journal(folder, place.identity())
-    if resume:
-        journal.restore()
-    folder.mkdir(parents=True, exist_ok=True)
-    journal.save()
-    return _measure_all(place, journal, folder)
+    return _measure_all(place, folder, resume=resume)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +155,13 @@ class _Place:
         )
 
 
-def _measure_all(place: _Place, journal: Journal, folder: Path) -> StressResult:
+def _measure_all(place: _Place, folder: Path, *, resume: bool) -> StressResult:
     """Do all work that is left, model by model; the numbers are written after every test."""
-    images = place.images
+    journal, images = Journal(folder, place.identity()), place.images
+    if resume:
+        journal.restore()
+    folder.mkdir(parents=True, exist_ok=True)
+    journal.save()
     result = StressResult(
         settings=place.settings,
         tests=place.tests,

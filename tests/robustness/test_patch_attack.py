@@ -79,9 +79,9 @@ def test_a_universal_patch_lowers_accuracy_on_images_it_has_not_seen(trained: nn
         assert float(patch.max()) <= 1
         found[steps] = accuracy(trained, place_patch(test[0], patch, corners), test[1])
     clean = accuracy(trained, *test)
-    # Measured: 100 % clean, 83 % behind noise, 55 % behind the patch.
+    # Measured: 100 % clean, 79.5 % behind noise, 30 % behind the patch.
     assert clean > 0.97
-    assert found[30] < found[0] - 0.1
+    assert found[30] < found[0] - 0.2
 
 
 def test_a_targeted_patch_makes_its_class_the_answer(trained: nn.Module) -> None:
@@ -91,10 +91,10 @@ def test_a_targeted_patch_makes_its_class_the_answer(trained: nn.Module) -> None
     patch = universal_patch(
         trained, *known, np.random.default_rng(0), side=side, steps=30, target=target
     )
-    others = labels != target
+    others = labels != target  # measured: 90 % of them, and 7 % behind noise
     with torch.no_grad():
         answers = trained(place_patch(pixels, patch, corners)).argmax(1)
-    assert float((answers[others] == target).float().mean()) > 0.25
+    assert float((answers[others] == target).float().mean()) > 0.5
 
 
 @pytest.mark.parametrize("steps", [1, PGD_STEPS])
@@ -107,4 +107,6 @@ def test_a_patch_of_one_image_misleads_and_leaves_the_rest(trained: nn.Module, s
     assert torch.equal(shown[outside], pixels[outside])
     assert float(shown.min()) >= 0
     assert float(shown.max()) <= 1
-    assert accuracy(trained, shown, labels) < accuracy(trained, pixels, labels) - 0.15
+    # Measured: 97.9 % clean, 20.8 % after one step, none after five.
+    assert accuracy(trained, pixels, labels) > 0.9
+    assert accuracy(trained, shown, labels) < (0.5 if steps == 1 else 0.1)

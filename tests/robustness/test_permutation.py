@@ -41,13 +41,13 @@ def test_without_positions_the_order_of_patches_does_not_matter(
     config = parse("vit_mu_patch4", img_size=16, num_classes=3, **arch)
     model = ViT(config).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+        torch.nn.init.normal_(parameter, std=0.5)
     bare = without_positions(model).eval()
     images = torch.rand(2, 3, 16, 16)
     order = torch.randperm(16).expand(2, -1)
     shuffled = permute_cells(images, order, (4, 4))
     with torch.no_grad():
-        # Sums in another order; measured up to 2e-6.
+        # Sums in another order: measured 8e-7 at most, and 0.02 at least with positions.
         assert torch.allclose(bare(images), bare(shuffled), atol=1e-5)
         assert not torch.allclose(model(images), model(shuffled), atol=1e-3)
 

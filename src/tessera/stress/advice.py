@@ -11,7 +11,7 @@ SHOWN = 5
 SHARE = {"corruptions": 3}
 """Series of one test that may be among them; 1 of any other."""
 
-CONTROLS = ("noise",)
+CONTROLS = ("noise", "without positions")
 """Series that are there to be compared with."""
 
 
