@@ -32,7 +32,7 @@ def test_a_pooling_with_weights_stands_in_for_the_class_token(pool: str) -> None
 
 
 def test_a_mean_over_patches_tells_nothing() -> None:
-    vit = model(cls_token=False, pool="avg")
+    vit = model(pool="avg")  # its class token is there, but nothing is read from it
     assert salience_source(vit.config) is None
     with pytest.raises(ValueError, match="no salience"):
         salience(vit, torch.rand(1, 3, 16, 16))

@@ -8,22 +8,23 @@ from tessera.models.vit import ViT
 from tessera.nn.patch_embed import grid_of
 from tessera.robustness.cells import Grid
 
+SOURCES = {
+    "cls": "attention of the class token in the last block",
+    "map": "weights of the attention pooling",
+    "seq": "weights of the sequence pooling",
+}
+"""What tells about the patches, by how the model pools them."""
+
 
 def salience_source(config: ViTConfig) -> str | None:
     """Name what a model tells about its patches; None where it tells nothing.
 
     Naseer et al. (2021) take what the class token of DINO's S/16 attends to in the last block, one
-    head of it. A model without a class token may still weigh its patches when it pools them; the
-    mean over patches weighs all alike, and a network of convolutions has no tokens at all.
+    head of it. A model whose answer does not come from a class token may still weigh its patches
+    when it pools them; the mean over patches weighs all alike, and a network of convolutions has no
+    tokens at all.
     """
-    if config.patch_embed in NETWORKS:
-        return None
-    if config.cls_token:
-        return "attention of the class token in the last block"
-    return {
-        "map": "weights of the attention pooling",
-        "seq": "weights of the sequence pooling",
-    }.get(config.pool)
+    return None if config.patch_embed in NETWORKS else SOURCES.get(config.pool)
 
 
 def salience(
@@ -40,10 +41,12 @@ def salience(
     """
     config = model.config
     if salience_source(config) is None:
-        raise ValueError("a model without a class token or a weighted pooling has no salience")
+        raise ValueError(
+            "a model that answers from neither a class token nor a weighted pooling has no salience"
+        )
     grid = grid_of(images, config.patch_size)
     patches = grid[0] * grid[1]
-    if config.cls_token:
+    if config.pool == "cls":
         (weights,) = model.attention_weights(images, [-1])
         mass = weights[:, :, 0, -patches:]  # b heads n
     elif config.pool == "map":

@@ -70,8 +70,8 @@ def plan_salience(subject: Subject, settings: StressSettings) -> Planned:
     if source is None:
         return Planned(
             notes=[
-                "salient and non-salient cells are not known: the model has neither a class token "
-                "nor a pooling with weights; --salience MODEL takes another model's attention"
+                "salient and non-salient cells are not known: the model answers from neither a "
+                "class token nor a weighted pooling; --salience MODEL takes another's attention"
             ]
         )
     planned = Planned(notes=[f"salience: {source}, {_head(settings.head)}"])

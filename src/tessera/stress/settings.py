@@ -26,7 +26,7 @@ QUICK: dict[str, Any] = {
     "quick": True,
     "ratios": (0.25, 0.5, 0.75),
     "masses": (0.25, 0.5, 0.75),
-    "runs": 2,
+    "runs": 3,
     "permutations": ((2, 2), (4, 4), (8, 8)),
     "areas": (0.15,),
     "patch_runs": 1,
