@@ -240,12 +240,13 @@ def test_grey_images_and_grey_models_are_stressed(tmp_path: Path) -> None:
 def test_a_network_without_an_encoder_is_stressed_with_another_models_attention(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
-    gap = save_model(tmp_path / "gap.safetensors", cls_token=False, pool="avg")
-    found = stress(
-        gap, data, tests=["salience"], settings=SMALL, salience=model, out=tmp_path / "out"
-    )
+    arch = {"stem_layers": 2, "stem_width": 8, "patch_size": 4, "embed_dim": 16}
+    cnn = save_model(tmp_path / "cnn.safetensors", name="fractalnet_20_32", **arch)
+    tests = ["salience", "permutation"]
+    found = stress(cnn, data, tests=tests, settings=SMALL, salience=model, out=tmp_path / "out")
     assert found.of("salience")
-    assert "of mu.safetensors" in found.notes["salience"]["gap"][0]
+    assert "of mu.safetensors" in found.notes["salience"]["cnn"][0]
+    assert "no position embeddings" in found.notes["permutation"]["cnn"][1]
 
 
 def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
