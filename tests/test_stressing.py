@@ -240,7 +240,7 @@ def test_grey_images_and_grey_models_are_stressed(tmp_path: Path) -> None:
 def test_a_network_without_an_encoder_is_stressed_with_another_models_attention(
     model: Path, data: Path, tmp_path: Path
 ) -> None:
-    arch = {"stem_layers": 2, "stem_width": 8, "patch_size": 4, "embed_dim": 16}
+    arch: dict[str, Any] = {"stem_layers": 2, "stem_width": 8, "patch_size": 4, "embed_dim": 16}
     cnn = save_model(tmp_path / "cnn.safetensors", name="fractalnet_20_32", **arch)
     tests = ["salience", "permutation"]
     found = stress(cnn, data, tests=tests, settings=SMALL, salience=model, out=tmp_path / "out")

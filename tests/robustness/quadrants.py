@@ -1,7 +1,10 @@
 """Images of four easy classes, and a small ViT for them."""
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
@@ -28,3 +31,17 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vit((x - 0.5) / 0.5)
+
+
+@cache
+def trained_model() -> Pixels:
+    """Return a model that is right about nearly all of them."""
+    model = Pixels()
+    pixels, labels = quadrants(256, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(60):
+        rows = torch.arange(64) + 64 * (step % 4)
+        optimizer.zero_grad()
+        F.cross_entropy(model(pixels[rows]), labels[rows]).backward()
+        optimizer.step()
+    return model.eval()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quadrants import quadrants
+from quadrants import quadrants, trained_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,6 +10,11 @@ from tessera.robustness.attacks import ascend, fgsm, pgd
 from tessera.robustness.normalised import Normalised
 
 EPS = 8 / 255
+
+
+@pytest.fixture
+def trained() -> nn.Module:
+    return trained_model()
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:

@@ -1,11 +1,16 @@
 import pytest
 import torch
-from quadrants import quadrants
+from quadrants import quadrants, trained_model
 from torch import nn
 
 from tessera.errors import RunError
 from tessera.robustness.attacks import pgd
 from tessera.robustness.autoattack import attacks_for, autoattack, require_autoattack
+
+
+@pytest.fixture
+def trained() -> nn.Module:
+    return trained_model()
 
 
 def test_few_classes_have_no_targeted_loss() -> None:

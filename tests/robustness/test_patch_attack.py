@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from quadrants import quadrants
+from quadrants import quadrants, trained_model
 from torch import nn
 
 from tessera.robustness.patch_attack import (
@@ -17,6 +17,11 @@ from tessera.robustness.patch_attack import (
     place_patch,
     universal_patch,
 )
+
+
+@pytest.fixture
+def trained() -> nn.Module:
+    return trained_model()
 
 
 def rngs(count: int) -> list[np.random.Generator]:
