@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int32
 from scipy import ndimage
 
 from tessera.robustness.corruptions.corruption import Corruption, Picture
@@ -85,7 +85,7 @@ def glass_blur(
 
 def origins(
     height: int, width: int, delta: int, scale: float, rng: np.random.Generator
-) -> Int[np.ndarray, " pixels"]:
+) -> Int32[np.ndarray, " pixels"]:
     """Return for every pixel the index of the one whose value it ends with.
 
     Pixels less than ``delta`` (times scale) from the border keep their own.
@@ -94,50 +94,47 @@ def origins(
         delta: longest step in pixels before scaling; a step is in [-delta, delta - 1].
         scale: of the steps, which are rounded up or down by chance in proportion.
     """
-    pixels = np.arange(height * width)
-    steps = rng.integers(-delta, delta, (2, height, width))
-    if scale != 1:
-        steps = np.floor(steps * scale + rng.random(steps.shape)).astype(np.int64)
+    pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
     reach = math.ceil(delta * scale)
-    first, ends = reach + 1, (height - reach + 1, width - reach + 1)
-    moved = np.zeros((height, width), bool)
-    moved[first : ends[0], first : ends[1]] = True
-    y, x = np.divmod(pixels.reshape(height, width), width)
-    y = np.clip(y + steps[0], 0, height - 1)
-    x = np.clip(x + steps[1], 0, width - 1)
-    source = np.where(moved.ravel(), (y * width + x).ravel(), pixels)
+    beyond = int(scale == 1)  # an unscaled step forward is shorter than reach
+    moved = tuple(slice(reach + 1, side - reach + beyond) for side in (height, width))
+    source = pixels.copy()
+    inside = source[moved]  # no pixel where the image is too small
+    shape = (2, *inside.shape)
+    steps = rng.integers(-delta, delta, shape, dtype=np.int32)
+    if scale != 1:
+        steps = np.floor(steps * scale + rng.random(shape)).astype(np.int32)
+    inside += steps[0] * width + steps[1]
+    taken = source.ravel()
     # A later pixel has been visited: its value is the one it took over. An earlier one has not.
-    later = source > pixels
-    source.copy()
-    follow = np.flatnonzero(later)
-    jump = np.where(later, source, pixels)  # ends where the chain of later pixels ends
+    last = np.maximum(taken, pixels.ravel())  # follows later pixels, to the end of the chain
+    follow = np.flatnonzero(last != pixels.ravel())
     while follow.size:
-        further = jump[jump[follow]]
-        changed = further != jump[follow]
-        jump[follow] = further
-        follow = follow[changed]
-    return source[jump]
+        onward = last[last[follow]]
+        follow, onward = (part[onward != last[follow]] for part in (follow, onward))
+        last[follow] = onward
+    return taken[last]
 
 
 DEFOCUS_BLUR = Corruption(
     kind="blur",
     apply=defocus_blur,
-    imagenet=((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+    imagenet=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
+    cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
 )
 """Radius and softness, in pixels."""
 GLASS_BLUR = Corruption(
     kind="blur",
     apply=glass_blur,
-    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
+    imagenet=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
 )
 """Deviation of the blur and longest step, in pixels; times."""
 MOTION_BLUR = Corruption(
     kind="blur",
     apply=motion_blur,
-    imagenet=((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-    cifar=((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    imagenet=((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0)),
+    cifar=((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5)),
 )
 """Radius and deviation, in pixels."""
 ZOOM_BLUR = Corruption(
@@ -150,7 +147,7 @@ ZOOM_BLUR = Corruption(
 GAUSSIAN_BLUR = Corruption(
     kind="blur",
     apply=gaussian_blur,
-    imagenet=(1, 2, 3, 4, 6),
-    cifar=(0.4, 0.6, 0.7, 0.8, 1),
+    imagenet=(1.0, 2.0, 3.0, 4.0, 6.0),
+    cifar=(0.4, 0.6, 0.7, 0.8, 1.0),
 )
 """Deviation in pixels."""

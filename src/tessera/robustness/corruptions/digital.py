@@ -78,7 +78,7 @@ def elastic_transform(
     size = canvas(image, scale)
     moves = []
     for _ in range(2):
-        noise = blur(rng.uniform(-1, 1, size).astype(np.float32), width, 3, "reflect")
+        noise = blur(rng.uniform(-1, 1, size).astype(np.float32), width, 3.0, "reflect")
         moves.append(resized(noise * np.float32(reach * scale), height, width_))
     return displaced(image, y + moves[1], x + moves[0], border="reflect")
 
@@ -114,14 +114,14 @@ ELASTIC_TRANSFORM = Corruption(
     kind="digital",
     apply=elastic_transform,
     imagenet=(
-        (14, 2.24, 0),
-        (18.2, 2.24, 0),
-        (23.8, 2.24, 0),
-        (28, 2.24, 0),
-        (33.6, 2.24, 0),
+        (14.0, 2.24, 0.0),
+        (18.2, 2.24, 0.0),
+        (23.8, 2.24, 0.0),
+        (28.0, 2.24, 0.0),
+        (33.6, 2.24, 0.0),
     ),
     cifar=(
-        (0, 0, 2.56),
+        (0.0, 0.0, 2.56),
         (1.6, 6.4, 2.24),
         (2.56, 1.92, 1.92),
         (3.2, 1.28, 1.6),
@@ -146,7 +146,7 @@ JPEG_COMPRESSION = Corruption(
 SATURATE = Corruption(
     kind="digital",
     apply=saturate,
-    imagenet=((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
-    cifar=((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+    imagenet=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
+    cifar=((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),
 )
 """Factor and addend."""

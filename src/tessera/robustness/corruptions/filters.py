@@ -36,7 +36,7 @@ def correlate(
     return full[2 * top : 2 * top + height, 2 * left : 2 * left + width]
 
 
-def _without_zeros(kernel: Kernel) -> Kernel:
+def _without_zeros(kernel: Kernel) -> Float32[np.ndarray, "k2 l2"]:
     """Cut rows and columns of zeros off, as many on either side."""
     rows, columns = np.nonzero(kernel)
     middle = kernel.shape[0] // 2, kernel.shape[1] // 2
@@ -63,7 +63,7 @@ def blur(
     return correlate(values, np.outer(line, line), "edge")
 
 
-def stretched(kernel: Kernel, scale: float) -> Kernel:
+def stretched(kernel: Kernel, scale: float) -> Float32[np.ndarray, "k2 l2"]:
     """Enlarge or reduce a kernel about its middle; its sum becomes 1.
 
     Enlarged, it is interpolated; reduced, every weight is shared by the four nearest offsets.

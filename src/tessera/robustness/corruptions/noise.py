@@ -37,8 +37,8 @@ GAUSSIAN_NOISE = Corruption(
 SHOT_NOISE = Corruption(
     kind="noise",
     apply=shot_noise,
-    imagenet=(60, 25, 12, 5, 3),
-    cifar=(500, 250, 100, 75, 50),
+    imagenet=(60.0, 25.0, 12.0, 5.0, 3.0),
+    cifar=(500.0, 250.0, 100.0, 75.0, 50.0),
 )
 IMPULSE_NOISE = Corruption(
     kind="noise",

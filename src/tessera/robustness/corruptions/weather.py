@@ -61,13 +61,13 @@ def frosted(height: int, width: int, rng: np.random.Generator) -> Picture:
     Mean and contrast are drawn in the range of the six photographs of the published generator:
     on 224 by 224 pixels their means are 76 to 213, their deviations 15 to 37 of 255.
     """
-    texture = 0.6 * waves(height, width, 30, rng)
-    for size, share in ((9, 0.5), (4, 0.7), (1.8, 0.6), (0.8, 0.4)):
+    texture = 0.6 * waves(height, width, 30.0, rng)
+    for size, share in ((9.0, 0.5), (4.0, 0.7), (1.8, 0.6), (0.8, 0.4)):
         texture += np.float32(share) * (1 - 2.5 * np.abs(waves(height, width, size, rng)))
     deviation = np.float32(texture.std())
     texture = (texture - texture.mean()) / (deviation if deviation > 0 else np.float32(1))
     brightness = rng.uniform(0, 1)
-    grey = np.float32(0.31 + 0.49 * brightness) + np.float32(0.14 - 0.06 * brightness) * texture
+    grey = np.float32(0.34 + 0.5 * brightness) + np.float32(0.14 - 0.06 * brightness) * texture
     tint = np.array([-0.09, 0.02, 0.07], np.float32) * np.float32(rng.uniform(0.3, 1.3))
     return np.clip(grey[..., None] + tint, 0, 1)
 
@@ -146,13 +146,16 @@ def spatter(
 def rims(drops: np.ndarray) -> Layer:
     """Shade drops by the distance from their rim, equalised and lit from the lower right.
 
-    The rim is where a drop meets dry pixels. The published generator finds it by Canny's method.
+    The rim is the upper or left one of two pixels of which one is dry: there Canny's method, which
+    the published generator takes, finds the edge.
     """
-    rim = drops & ~ndimage.binary_erosion(drops, border_value=1)
+    rim = np.zeros(drops.shape, bool)
+    rim[:-1] |= drops[:-1] != drops[1:]
+    rim[:, :-1] |= drops[:, :-1] != drops[:, 1:]
     if not rim.any():
         return np.ones(drops.shape, np.float32)
     distance = np.minimum(ndimage.distance_transform_edt(~rim), 20)
-    distance = np.rint(ndimage.uniform_filter(distance, 3, mode="mirror")).astype(np.uint8)
+    distance = ndimage.uniform_filter(distance, 3, mode="mirror").astype(np.uint8)
     counts = np.bincount(distance.ravel(), minlength=256)
     below = np.cumsum(counts)
     lowest = counts[np.flatnonzero(counts)[0]]
@@ -168,18 +171,18 @@ SNOW = Corruption(
     kind="weather",
     apply=snow,
     imagenet=(
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        (0.1, 0.3, 3.0, 0.5, 10.0, 4.0, 0.8),
+        (0.2, 0.3, 2.0, 0.5, 12.0, 4.0, 0.7),
+        (0.55, 0.3, 4.0, 0.9, 12.0, 8.0, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12.0, 8.0, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12.0, 12.0, 0.55),
     ),
     cifar=(
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        (0.1, 0.2, 1.0, 0.6, 8.0, 3.0, 0.95),
+        (0.1, 0.2, 1.0, 0.5, 10.0, 4.0, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10.0, 4.0, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12.0, 6.0, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14.0, 12.0, 0.8),
     ),
 )
 """Mean and deviation of the noise, zoom, threshold, radius and deviation of the fall in pixels,
@@ -187,31 +190,31 @@ share of the image that is not whitened."""
 FROST = Corruption(
     kind="weather",
     apply=frost,
-    imagenet=((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-    cifar=((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    imagenet=((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+    cifar=((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
 )
 """Shares of the image and of the frost."""
 FOG = Corruption(
     kind="weather",
     apply=fog,
-    imagenet=((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-    cifar=((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    imagenet=((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
+    cifar=((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
 )
 """Thickness, and decay of the displacements."""
 SPATTER = Corruption(
     kind="weather",
     apply=spatter,
     imagenet=(
-        (0.65, 0.3, 4, 0.69, 0.6, 0),
-        (0.65, 0.3, 3, 0.68, 0.6, 0),
-        (0.65, 0.3, 2, 0.68, 0.5, 0),
-        (0.65, 0.3, 1, 0.65, 1.5, 1),
-        (0.67, 0.4, 1, 0.65, 1.5, 1),
+        (0.65, 0.3, 4.0, 0.69, 0.6, 0),
+        (0.65, 0.3, 3.0, 0.68, 0.6, 0),
+        (0.65, 0.3, 2.0, 0.68, 0.5, 0),
+        (0.65, 0.3, 1.0, 0.65, 1.5, 1),
+        (0.67, 0.4, 1.0, 0.65, 1.5, 1),
     ),
     cifar=(
         (0.62, 0.1, 0.7, 0.7, 0.5, 0),
         (0.65, 0.1, 0.8, 0.7, 0.5, 0),
-        (0.65, 0.3, 1, 0.69, 0.5, 0),
+        (0.65, 0.3, 1.0, 0.69, 0.5, 0),
         (0.65, 0.1, 0.7, 0.69, 0.6, 1),
         (0.65, 0.1, 0.5, 0.68, 0.6, 1),
     ),
