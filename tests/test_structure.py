@@ -87,7 +87,7 @@ def test_no_module_is_a_drawer() -> None:
 
 def test_imports_inside_functions_are_only_for_commands_slow_libraries_and_extras() -> None:
     allowed = {"sklearn.datasets", "pyarrow", "pyarrow.parquet", "cleanlab.filter"}
-    allowed.add("torch.utils.tensorboard")
+    allowed |= {"torch.utils.tensorboard", "pyautoattack"}
     for path in MODULES:
         if unit(path) == "cli":
             continue

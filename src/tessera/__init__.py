@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tessera.predict import load as load
     from tessera.probing import probe as probe
     from tessera.recipe import Recipe as Recipe
+    from tessera.stressing import stress as stress
     from tessera.studies.conduct import study as study
     from tessera.transferring import transfer as transfer
 
@@ -53,6 +54,7 @@ PUBLIC = {
     "probe": "probing",
     "Recipe": "recipe",
     "study": "studies.conduct",
+    "stress": "stressing",
     "transfer": "transferring",
 }
 """Public names and their modules, imported when first used: torch takes seconds, `--help` none."""

@@ -64,7 +64,7 @@ def evaluate(
             require_pyarrow()
     loaded = load_model(model, offline=offline)
     card = loaded.header.card
-    splits = _splits_as_in_training(str(data), split, loaded.header)
+    splits = splits_as_in_training(str(data), split, loaded.header)
     chosen = splits[split].relabel(loaded.header.class_names)
     picked = pick_device(device)
     result = measure(
@@ -96,7 +96,7 @@ def evaluate(
     return Evaluation(result=result, report=write_report(folder, report))
 
 
-def _splits_as_in_training(spec: str, split: str, header: Header) -> DataSplits:
+def splits_as_in_training(spec: str, split: str, header: Header) -> DataSplits:
     """Find the data; where it lacks the split, cut it as the run did that made the model."""
     found = find_data(spec)
     if found.task != header.task:

@@ -13,6 +13,7 @@ COMMANDS = {
     "probe": "measure what a model's features are worth on labelled images",
     "transfer": "measure a model on a suite of data sets",
     "study": "compare variants beside what the literature claims",
+    "stress": "measure when a model breaks: occlusion, shuffling, corruptions, attacks",
     "doctor": "say what is wrong with a data set, file by file",
     "models": "list models and their sizes",
     "inspect": "say what is in a model file",

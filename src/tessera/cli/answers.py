@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tessera.cli.predict import Arguments
+from tessera.data.images import ImageError
+from tessera.data.inputs import find_images
 from tessera.devices import pick_device
 from tessera.predict import Prediction, Predictor, Source, load
 from tessera.progress import counting

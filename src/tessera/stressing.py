@@ -1,0 +1,375 @@
+"""When a MODEL breaks on DATA: every test of stress, for one model or several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from tessera.checkpoint.artifact import LoadedModel
+from tessera.checkpoint.fingerprint import model_fingerprint
+from tessera.checkpoint.load import load_model
+from tessera.data.dataset import Dataset
+from tessera.data.sources import find_data
+from tessera.data.splits import DataSplits
+from tessera.devices import pick_device
+from tessera.journal import JOURNAL, Journal
+from tessera.measuring import splits_as_in_training
+from tessera.progress import counting, say
+from tessera.report.environment import environment
+from tessera.report.facts import model_facts
+from tessera.robustness.autoattack import require_autoattack
+from tessera.run_folder import refuse_used
+from tessera.stress.classes import known_only, names_of, require_known
+from tessera.stress.levels import Level, Planned
+from tessera.stress.registry import TESTS, choose_tests
+from tessera.stress.results import StressResult
+from tessera.stress.rows import make_row, mean_of
+from tessera.stress.settings import StressSettings
+from tessera.stress.subject import Found, Subject, draw_images, readable
+from tessera.stress.writing import write_numbers, write_results
+
+CLEAN = "clean"
+"""What the table calls the images as they are."""
+
+
+def stress(
+    model: str | Path,
+    data: str | Path,
+    *,
+    compare: Sequence[str | Path] = (),
+    tests: Sequence[str] = (),
+    settings: StressSettings | None = None,
+    shift: str | Path | None = None,
+    salience: str | Path | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    batch_size: int = 64,
+    bad_share: float = 0.05,
+    offline: bool = False,
+    console: Console | None = None,
+) -> StressResult:
+    """Measure what accuracy a MODEL keeps when images of DATA are hidden, changed or attacked.
+
+    Every finished level is kept, so that what was stopped goes on with ``resume``. Results do not
+    depend on the batch size, but for the last digits of the arithmetic.
+
+    Args:
+        compare: Other models, measured on the same images.
+        tests: Keys of ``tessera.stress.registry.TESTS``; all that need nothing more by default.
+        shift: A second data set.
+        salience: MODEL whose attention says which cells are salient; each model's own by default.
+        out: Folder of the results; ``runs/stress-<name of the model>`` by default.
+        bad_share: Share of the images that may be unreadable; they are left out, and named.
+
+    Raises:
+        ValueError: Something in the input is wrong, or the folder holds something else.
+        RunError: A library that a test needs is not installed, or weights cannot be had.
+    """
+    settings = settings or StressSettings()
+    chosen = choose_tests(tests, shift=shift is not None)
+    if "autoattack" in chosen:
+        require_autoattack()
+    folder = Path(out) if out else Path("runs") / f"stress-{_name(model)}"
+    if not resume:
+        _refuse_used(folder)
+    names = _names([model, *compare])
+    models = {name: load_model(ref, offline=offline) for name, ref in names.items()}
+    eye = None if salience is None else load_model(salience, offline=offline)
+    images = _find_images(str(data), split, models, settings, bad_share)
+    other = None if shift is None else _find_shift(str(shift), models, settings, bad_share)
+    place = _Place(
+        settings=settings,
+        tests=chosen,
+        models=models,
+        eye=eye,
+        images=images,
+        shift=other,
+        device=pick_device(device),
+        batch_size=batch_size,
+        console=console or Console(stderr=True, quiet=True),
+    )
+    return _measure_all(place, folder, resume=resume)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Images as the data numbers their classes."""
+
+    spec: str
+    split: str
+    measured: Dataset
+    fitting: Dataset
+    unreadable: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """All that a sitting works with."""
+
+    settings: StressSettings
+    tests: tuple[str, ...]
+    models: dict[str, LoadedModel]
+    eye: LoadedModel | None
+    images: _Images
+    shift: _Images | None
+    device: torch.device
+    batch_size: int
+    console: Console
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when the work is taken up again."""
+        return {
+            "settings": asdict(self.settings),
+            "tests": list(self.tests),
+            "models": {name: model_fingerprint(each) for name, each in self.models.items()},
+            "salience": None if self.eye is None else model_fingerprint(self.eye),
+            "data": [self.images.measured.fingerprint(), self.images.fitting.fingerprint()],
+            "shift": None if self.shift is None else self.shift.measured.fingerprint(),
+        }
+
+    def subject(self, name: str, advance: Callable[[int], None]) -> Subject:
+        """Return a model before the images."""
+        loaded = self.models[name]
+        classes = names_of(loaded)
+        shift = None
+        if self.shift is not None:
+            shift = known_only(self.shift.measured, classes, name, self.shift.spec)
+        return Subject(
+            name=name,
+            loaded=loaded,
+            data=self.images.measured.relabel(classes),
+            fitting=self.images.fitting.relabel(classes),
+            shift=shift,
+            eye=self.eye,
+            device=self.device,
+            batch_size=self.batch_size,
+            seed=self.settings.seed,
+            advance=advance,
+        )
+
+
+def _measure_all(place: _Place, folder: Path, *, resume: bool) -> StressResult:
+    """Do all work that is left, model by model; the numbers are written after every test."""
+    journal, images = Journal(folder, place.identity()), place.images
+    if resume:
+        journal.restore()
+    folder.mkdir(parents=True, exist_ok=True)
+    journal.save()
+    result = StressResult(
+        settings=place.settings,
+        tests=place.tests,
+        models={name: model_facts(each.model, each.header) for name, each in place.models.items()},
+        data={
+            "spec": images.spec,
+            "split": images.split,
+            "measured": len(images.measured),
+            "fingerprint": images.measured.fingerprint(),
+            "unreadable": list(images.unreadable),
+            "notes": list(images.notes),
+            "shift": None if place.shift is None else place.shift.spec,
+        },
+        environment=environment(place.device),
+        folder=folder,
+    )
+    _announce(place, journal)
+    with counting(place.console, "stress") as counter:
+        work = [_Work(place, journal, result, name, counter.advance) for name in place.models]
+        result.missing = sum(each.missing for each in work)
+        counter.expect(sum(each.passes for each in work))
+        for each in work:
+            each.run()
+            each.subject.release()
+    write_results(result)
+    return result
+
+
+class _Work:
+    """All tests of one model."""
+
+    def __init__(
+        self,
+        place: _Place,
+        journal: Journal,
+        result: StressResult,
+        name: str,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.place, self.journal, self.result, self.name = place, journal, result, name
+        self.subject = place.subject(name, advance)
+        self.plans: dict[str, Planned] = {}
+        for test in place.tests:
+            self.plans[test] = TESTS[test].plan(self.subject, place.settings)
+            result.add_notes(test, name, self.plans[test])
+        left = [
+            level for test, level in self._levels() if self._key(test, level) not in journal.done
+        ]
+        self.missing, self.passes = len(left), sum(level.passes for level in left)
+
+    def run(self) -> None:
+        """Measure, or take from the journal, level by level."""
+        clean = Level(series=CLEAN, value=0.0, text=CLEAN, passes=0, measure=self._clean)
+        self.result.clean[self.name] = make_row(
+            self.name, CLEAN, _words(clean), self._do(CLEAN, clean)
+        )
+        for test, plan in self.plans.items():
+            for level in plan.levels:
+                fresh = self._key(test, level) not in self.journal.done
+                found = self._do(test, level)
+                self.result.rows.append(make_row(self.name, test, _words(level), found))
+                self.result.missing -= fresh
+            self._say(test)
+            write_numbers(self.result)
+
+    def _clean(self) -> Found:
+        return self.subject.found([self.subject.clean])
+
+    def _levels(self) -> Iterator[tuple[str, Level]]:
+        for test, plan in self.plans.items():
+            yield from ((test, level) for level in plan.levels)
+
+    def _key(self, test: str, level: Level) -> str:
+        return f"{self.name}/{test}/{level.series}/{level.text}"
+
+    def _do(self, test: str, level: Level) -> dict[str, Any]:
+        key = self._key(test, level)
+        if key not in self.journal.done:
+            self.journal.record(key, level.measure().as_dict())
+        found: dict[str, Any] = self.journal.done[key]
+        return found
+
+    def _say(self, test: str) -> None:
+        rows = self.result.of(test, self.name)
+        if not rows:
+            notes = self.plans[test].notes
+            say(self.place.console, f"{self.name}  {test}: not measured; {'; '.join(notes)}")
+            return
+        mean, clean = mean_of(rows), rows[0].clean
+        levels = f"mean of {len(rows)} levels" if len(rows) > 1 else "1 level"
+        say(self.place.console, f"{self.name}  {test}: {clean:.1%} to {mean.value:.1%}, {levels}")
+
+
+def _words(level: Level) -> dict[str, Any]:
+    return {"series": level.series, "value": level.value, "text": level.text}
+
+
+def _find_images(
+    spec: str,
+    split: str,
+    models: dict[str, LoadedModel],
+    settings: StressSettings,
+    bad_share: float,
+) -> _Images:
+    """Find, match and draw the images that are measured, and others for what must be learnt."""
+    found = find_data(spec)
+    if found.task != "classify":
+        raise ValueError(
+            f"{spec} is labelled for {found.task}\nhint: stress wants one class an image"
+        )
+    for name, loaded in models.items():
+        require_known(found, names_of(loaded), name)
+    first = next(iter(models.values())).header
+    header = replace(first, class_names=names_of(next(iter(models.values()))))
+    splits = splits_as_in_training(spec, split, header)
+    drawn = draw_images(splits[split], settings.images, settings.seed)
+    measured, unreadable = readable(drawn, bad_share)
+    fitting, notes = _fitting(splits, split, measured, settings)
+    return _Images(
+        spec=spec,
+        split=split,
+        measured=measured,
+        fitting=fitting,
+        unreadable=unreadable,
+        notes=(*splits.notes, *notes),
+    )
+
+
+def _fitting(
+    splits: DataSplits, split: str, measured: Dataset, settings: StressSettings
+) -> tuple[Dataset, list[str]]:
+    """Images that a universal patch is made from: of the training split, but none measured."""
+    train = splits["train"]
+    if split == "train":
+        rest = np.flatnonzero(~np.isin(train.rows, measured.rows))
+        if not len(rest):
+            return measured, ["universal patches are made from the images that they are tried on"]
+        train = train.subset(rest)
+    drawn = draw_images(train, settings.images, settings.seed)
+    return readable(drawn, 1.0)[0], []
+
+
+def _find_shift(
+    spec: str, models: dict[str, LoadedModel], settings: StressSettings, bad_share: float
+) -> _Images:
+    """Find the second data set: its test split, or all that it has."""
+    found = find_data(spec)
+    if found.task != "classify":
+        raise ValueError(
+            f"{spec} is labelled for {found.task}\nhint: --shift wants one class an image"
+        )
+    split = "test" if "test" in found.splits else "train"
+    data = found[split]
+    for name, loaded in models.items():
+        known_only(data, names_of(loaded), name, spec)
+    known = [k for k, name in enumerate(data.class_names) if _all_know(models, name)]
+    data = data.subset(np.flatnonzero(np.isin(data.labels, known)))
+    drawn = draw_images(data, settings.images, settings.seed)
+    measured, unreadable = readable(drawn, bad_share)
+    return _Images(
+        spec=spec, split=split, measured=measured, fitting=measured, unreadable=unreadable
+    )
+
+
+def _all_know(models: dict[str, LoadedModel], name: str) -> bool:
+    return all(name in names_of(loaded) for loaded in models.values())
+
+
+def _name(ref: str | Path) -> str:
+    path = Path(ref)
+    return path.stem if path.suffix == ".safetensors" else path.name or str(ref)
+
+
+def _names(refs: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Give every model a name of its own."""
+    found: dict[str, str | Path] = {}
+    for ref in refs:
+        name, number = _name(ref), 2
+        while name in found:
+            name, number = f"{_name(ref)} ({number})", number + 1
+        found[name] = ref
+    return found
+
+
+def _refuse_used(folder: Path) -> None:
+    if (folder / JOURNAL).is_file():
+        raise ValueError(
+            f"{folder} already holds results, and nothing is overwritten\n"
+            "hint: go on with --resume, or name another folder with --out"
+        )
+    refuse_used(folder)
+
+
+def _announce(place: _Place, journal: Journal) -> None:
+    """Say what is about to be measured."""
+    images, settings = place.images, place.settings
+    count = f"{len(images.measured):,} images of the {images.split} split"
+    say(place.console, f"data    {images.spec}: {count}, seed {settings.seed}")
+    for note in images.notes:
+        say(place.console, f"note    {note}")
+    if images.unreadable:
+        say(place.console, f"note    {len(images.unreadable)} images cannot be read: left out")
+    say(place.console, f"models  {', '.join(place.models)}")
+    say(place.console, f"tests   {', '.join(place.tests)}")
+    left = [name for name in TESTS if name not in place.tests]
+    if left:
+        say(place.console, f"note    not asked for: {', '.join(left)}")
+    if settings.quick:
+        say(place.console, "note    quick: fewer levels, draws, steps and images than published")
+    if journal.done:
+        say(place.console, f"resumed {len(journal.done)} levels are finished")
