@@ -21,6 +21,7 @@ from tessera.journal import Journal
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 from tessera.robustness.occlusion import drop_cells
+from tessera.stress import occluding
 from tessera.stress.registry import TESTS
 from tessera.stress.results import StressResult
 from tessera.stress.settings import StressSettings
@@ -209,7 +210,7 @@ def test_cells_are_the_same_for_all_images_and_other_in_every_run(
         seen.append(dropped)
         return drop_cells(pixels, dropped, grid)
 
-    monkeypatch.setattr("tessera.stress.occluding.drop_cells", spy)
+    monkeypatch.setattr(occluding, "drop_cells", spy)
     settings = StressSettings(ratios=(0.5,), runs=5)
     stress(model, data, tests=["occlusion"], settings=settings, batch_size=9, out=tmp_path / "o")
     assert len(seen) == 5 * 2  # 18 images in two batches, five runs

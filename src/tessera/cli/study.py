@@ -30,7 +30,7 @@ class Arguments(Command):
     """A shipped recipe or a TOML file, of which the variants are changes; its values are the
     defaults of the flags below."""
     seeds: tuple[int, ...] | None = None
-    """Seeds of every variant; --seed and the two after it if left out."""
+    """Seeds of every variant; --seed and the two after it if left out, of positions four."""
     variants: tuple[str, ...] | None = None
     """Variants to train; all if left out."""
     steps: int | None = None

@@ -50,7 +50,7 @@ def study(
         data: See ``tessera.data.sources.GRAMMAR``.
         recipe: What the variants are changes of; by default the one made for such data.
         variants: Names of those to train; all by default.
-        seeds: The recipe's seed and the two after it by default.
+        seeds: The recipe's seed and those after it by default, as many as the study says.
         train_images: How many training images to draw, by the seed; all by default.
         places: Compare positions at every place that they have.
         out: Folder of the results; ``runs/study-<name>-<data>`` by default.

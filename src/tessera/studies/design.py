@@ -87,6 +87,8 @@ class Study:
     varies: str
     variants: Callable[[Base], Sequence[Variant]]
     claims: tuple[Claim, ...]
+    seeds: int = 3
+    """How many, where nobody says which."""
     axis: Axis | None = None
     shows: Literal["accuracy", "cost"] = "accuracy"
     """Whether the plot shows time and memory as well."""

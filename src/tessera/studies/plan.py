@@ -146,7 +146,7 @@ def make_plan(
 
     Args:
         variants: Names of those to train; all by default.
-        seeds: The recipe's seed and the two after it by default.
+        seeds: The recipe's seed and those after it by default, as many as the study says.
         train_images: How many to draw from the training images; all by default.
 
     Raises:
@@ -154,7 +154,7 @@ def make_plan(
     """
     study = find_study(name)
     _check_recipe(recipe, splits)
-    seeds = _checked_seeds(seeds, recipe.seed)
+    seeds = _checked_seeds(seeds, recipe.seed, study.seeds)
     have = len(splits["train"])
     count = have if train_images is None else train_images
     classes = len(splits.class_names)
@@ -197,8 +197,8 @@ def _check_recipe(recipe: Recipe, splits: DataSplits) -> None:
     recipe.data.images_per_step  # noqa: B018 (refuses auto)
 
 
-def _checked_seeds(seeds: Sequence[int] | None, first: int) -> tuple[int, ...]:
-    found = (first, first + 1, first + 2) if seeds is None else tuple(seeds)
+def _checked_seeds(seeds: Sequence[int] | None, first: int, count: int) -> tuple[int, ...]:
+    found = tuple(range(first, first + count)) if seeds is None else tuple(seeds)
     if not found or min(found) < 0 or len(set(found)) < len(found):
         raise ValueError(
             f"seeds {', '.join(map(str, found)) or 'none'} must be different numbers from 0\n"

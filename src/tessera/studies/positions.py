@@ -32,6 +32,7 @@ POSITIONS = Study(
     varies="The position scheme, each at its usual place; with --places at the stem, at every "
     "block, and shared by all blocks, wherever it can be.",
     variants=positions,
+    seeds=5,
     claims=(
         Claim(
             text="Without positions a model is worse than with any of them.",
