@@ -14,6 +14,7 @@ from tessera.explain.methods import METHODS, check_method, default_method
 from tessera.explain.occlusion import occlusion, window, windows
 from tessera.explain.question import Question, answer
 from tessera.explain.rollout import gradient_rollout, relevance, rollout
+from tessera.models.variants import parse
 from tessera.models.vit import ViT
 
 SMALL: dict[str, Any] = {
@@ -322,8 +323,16 @@ def network() -> ViT:
     return model
 
 
-def test_a_network_without_encoder_has_the_methods_that_mean_something_there() -> None:
-    model = network()
+def hierarchy(name: str) -> ViT:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "stem_blocks": (1, 1)}
+    small = {**sizes, "stem_width": 16, "stem_heads": 2}
+    return ViT(parse(name, num_classes=5, **small), init="timm").eval()
+
+
+@pytest.mark.parametrize("kind", ["resnetv2", "swin_tiny_patch4_window7_224", "hiera_tiny_224"])
+def test_a_network_without_encoder_has_the_methods_that_mean_something_there(kind: str) -> None:
+    model = network() if kind == "resnetv2" else hierarchy(kind)
     x = image_for(model)
     assert default_method(model) == "grad-cam"
     for name in ("grad-cam", "integrated-gradients", "occlusion", "pca"):
