@@ -64,7 +64,9 @@ def test_components_of_the_filters_are_those_of_scikit_learn() -> None:
             weight = weight.reshape(48, 4, 4, 3).permute(0, 3, 1, 2)
         reference = PCA(28).fit(weight.flatten(1).double().numpy())
         cosines = (found.components.flatten(1).numpy() * reference.components_).sum(axis=1)
+        # Measured: 2.3e-8.
         assert np.allclose(np.abs(cosines), 1, atol=1e-4)
+        # Measured: 4e-9.
         assert np.allclose(found.shares.numpy(), reference.explained_variance_ratio_, atol=1e-6)
 
 
@@ -74,6 +76,7 @@ def test_components_of_tokens_are_those_of_scikit_learn() -> None:
         tokens = model.forward_features(x).patches[0].double().numpy()
     found = token_pca(model, x, Question()).reshape(12, 3).numpy()
     reference = PCA(3, svd_solver="full").fit_transform(tokens)
+    # Measured: 2.3e-7.
     assert np.allclose(np.abs(found), np.abs(reference), atol=1e-4)
 
 
@@ -84,6 +87,7 @@ def test_similarity_of_turns_is_what_is_left_of_the_product_of_equal_vectors() -
     assert rotation is not None
     ones = torch.ones(1, 1, 12, 24)
     turned = rotation.turn(ones)[0, 0]
+    # Measured: 1.8e-7.
     assert torch.allclose(found.values, turned @ turned.T / 24, atol=1e-5)
 
 
@@ -94,6 +98,7 @@ def test_similarity_of_a_table_by_loops() -> None:
     for i in range(12):
         for j in range(12):
             cosine = torch.nn.functional.cosine_similarity(table[i], table[j], dim=0)
+            # Measured: 1.8e-7.
             assert abs(float(found[i, j] - cosine)) < 1e-5
 
 
@@ -106,4 +111,5 @@ def test_a_token_that_is_much_larger_than_the_others_is_counted() -> None:
     assert plain.outliers == 0
     with torch.no_grad():
         cast(Any, model.pos_embed).table[:, 5] += 500
+    # Measured: 3e-9.
     assert abs(token_norms(model, [x]).outliers - 1 / 12) < 1e-6

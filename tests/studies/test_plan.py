@@ -48,6 +48,15 @@ def test_every_study_has_its_variants(plans: dict[str, Plan]) -> None:
         assert len({trial.key for trial in plan.trials()}) == 3 * len(names)
 
 
+def test_seeds_begin_with_the_recipes_and_are_as_many_as_the_study_says(
+    digits: DataSplits,
+) -> None:
+    recipe = replace(study_recipe("positions", "digits"), seed=7)
+    plan = make_plan("positions", recipe, digits, variants=["none", "learned"])
+    assert plan.seeds == (7, 8, 9, 10, 11)
+    assert make_plan("positions", recipe, digits, seeds=[2], variants=["none"]).seeds == (2,)
+
+
 def test_variants_differ_only_in_what_they_say(plans: dict[str, Plan]) -> None:
     for plan in plans.values():
         for trial in plan.trials():

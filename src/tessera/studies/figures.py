@@ -79,7 +79,7 @@ def _curves(axes: Axes, study: Study, rows: Rows) -> None:
 def _time(axes: Axes, rows: Rows) -> None:
     """Training time of an image, and the share of arithmetic that is quadratic in the tokens."""
     rows = sorted(rows, key=lambda row: row["tokens"])
-    tokens = [row["tokens"] for row in rows]
+    tokens = [float(row["tokens"]) for row in rows]
     times = [1000 / row["images_per_second"] for row in rows]
     axes.plot(tokens, times, "o-", color=BLUE, ms=5, lw=1.4)
     _ticks(axes, tokens, "tokens")
@@ -103,7 +103,7 @@ def _time(axes: Axes, rows: Rows) -> None:
 def _memory(axes: Axes, rows: Rows) -> None:
     """Peak memory of training over tokens, where it could be measured."""
     known = sorted((row for row in rows if row["memory"]), key=lambda row: row["tokens"])
-    tokens = [row["tokens"] for row in known]
+    tokens = [float(row["tokens"]) for row in known]
     axes.plot(tokens, [row["memory"] / 1e6 for row in known], "o-", color=BLUE, ms=5, lw=1.4)
     _ticks(axes, tokens, "tokens")
     axes.set_ylabel("memory of training, MB")

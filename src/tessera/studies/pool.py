@@ -81,8 +81,10 @@ class Pool:
                         self._stop(running, stopping)
                     for process in [p for p in running if p.poll() is not None]:
                         finished = self._finished(process, running.pop(process))
+                        yield finished  # comes back when it is written down
+                        if finished.result is not None:
+                            self._clear(finished.trial)
                         pace.count(finished)
-                        yield finished
                     pace.remind()
                     if running:
                         time.sleep(TICK)
@@ -116,9 +118,6 @@ class Pool:
         place = self.place(trial)
         if process.returncode == 0 and (place / RESULT).is_file():
             result = json.loads((place / RESULT).read_text(encoding="utf-8"))
-            shutil.rmtree(place)
-            if not any(place.parent.iterdir()):
-                place.parent.rmdir()
             return Finished(trial=trial, result=result)
         said = (place / "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
         status = process.returncode
@@ -126,6 +125,13 @@ class Pool:
         if status < 0 and not said:
             why = f"its process was ended by signal {-status}, of which memory may be the cause"
         return Finished(trial=trial, result=None, why=_gist(why))
+
+    def _clear(self, trial: Trial) -> None:
+        """Remove what a training needed to survive."""
+        place = self.place(trial)
+        shutil.rmtree(place)
+        if not any(place.parent.iterdir()):
+            place.parent.rmdir()
 
     def _stop(self, running: "dict[subprocess.Popen[bytes], Trial]", stopping: Stopping) -> None:
         """Let all processes save their state, and end."""
