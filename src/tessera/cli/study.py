@@ -34,7 +34,7 @@ class Arguments(Command):
     variants: tuple[str, ...] | None = None
     """Variants to train; all if left out."""
     steps: int | None = None
-    """Optimizer steps of every training: --schedule.total-steps, with a warm-up in proportion."""
+    """Optimizer steps of every training; short for --schedule.total-steps."""
     train_images: int | None = None
     """Draw so many training images, stratified, by the seed."""
     places: bool = False
@@ -67,17 +67,6 @@ class Arguments(Command):
             return load(folder / RECIPE)
         return study_recipe(self.name, self.data, self.recipe)
 
-    def _length(self) -> dict[str, int]:
-        """Return what ``--steps`` changes: a warm-up that nobody gave keeps its share."""
-        if self.steps is None:
-            return {}
-        base, given = self._base().schedule, self.settings.schedule
-        found = {"schedule.total_steps": self.steps}
-        if base.total_steps and given.warmup_steps == base.warmup_steps:
-            share = base.warmup_steps / base.total_steps
-            found["schedule.warmup_steps"] = round(share * self.steps)
-        return found
-
     def run(self) -> int:
         """Train, and print the table."""
         from rich.console import Console
@@ -99,7 +88,7 @@ class Arguments(Command):
                 out=self.out,
                 resume=self.resume,
                 jobs=self.jobs,
-                overrides=self._length(),
+                overrides={} if self.steps is None else {"schedule.total_steps": self.steps},
                 console=console,
             )
         except StoppedError as stopped:
