@@ -10,7 +10,7 @@ from tessera.config import POS_PLACES
 from tessera.data.holdout import load_data
 from tessera.data.splits import DataSplits
 from tessera.models.variants import parse
-from tessera.recipe import Recipe, merge, nested
+from tessera.recipe import Recipe, load, merge, nested
 from tessera.studies.catalogue import STUDIES
 from tessera.studies.design import Base
 from tessera.studies.images import draw_nested
@@ -55,6 +55,41 @@ def test_seeds_begin_with_the_recipes_and_are_as_many_as_the_study_says(
     plan = make_plan("positions", recipe, digits, variants=["none", "learned"])
     assert plan.seeds == (7, 8, 9, 10, 11)
     assert make_plan("positions", recipe, digits, seeds=[2], variants=["none"]).seeds == (2,)
+
+
+def test_what_the_protocol_says_holds_for_any_recipe(digits: DataSplits) -> None:
+    recipe = load("finetune")
+    assert (recipe.weights, recipe.schedule.total_steps) == ("auto", None)
+    arch = {"arch.img_size": 16, "arch.patch_size": 4, "arch.in_chans": 1, "patience": 2}
+    recipe = merge(recipe, nested({**arch, "model": "vit_mu_patch4_16"}))
+    plan = make_plan("data-size", recipe, digits, variants=["vit 10 %", "vit 100 %"])
+    trained = [trial.recipe for trial in plan.trials()]
+    assert {one.weights for one in trained} == {"none"}
+    assert {one.patience for one in trained} == {None}
+    assert {one.eval_every for one in trained} == {1e6}, "the last model is the one measured"
+    steps = {one.schedule.total_steps for one in trained}
+    assert len(steps) == 1, "as many for a tenth of the images as for all"
+    assert None not in steps
+    assert plan.left_out == 10
+
+
+def test_patterns_are_at_equal_depth_but_for_the_one_that_says_so(digits: DataSplits) -> None:
+    plan = make_plan("attention", study_recipe("attention", "digits"), digits)
+    found = {s.variant.name: s.config for s in plan.subjects}
+    assert {name: config.depth for name, config in found.items()} == {
+        **dict.fromkeys(found, 4),
+        "axial_twice": 8,
+    }
+    windows = {name: found[name].attention_window for name in ("local", "window")}
+    assert windows == {"local": 3, "window": 2}, "on a grid of 4 x 4"
+    names = {name: config.attention for name, config in found.items()}
+    assert names == {**{name: name for name in found}, "axial_twice": "axial"}
+
+
+def test_pooling_wants_images_that_choose_nothing(digits: DataSplits) -> None:
+    splits = {name: part for name, part in digits.splits.items() if name != "test"}
+    with pytest.raises(ValueError, match="has no others to measure on\nhint: give the data a"):
+        make_plan("pooling", study_recipe("pooling", "digits"), replace(digits, splits=splits))
 
 
 def test_variants_differ_only_in_what_they_say(plans: dict[str, Plan]) -> None:

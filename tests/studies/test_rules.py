@@ -160,3 +160,13 @@ def test_what_is_not_measured_cannot_be_told() -> None:
     diverged = Outcome(name="b", accuracy={}, val_accuracy={}, image_seconds={}, tokens=1)
     assert better("a", "b")(outcomes(outcome("a", 0.9), diverged)).word == "cannot be told"
     assert best_alike(("x", "y"))({}).word == "cannot be told"
+
+
+def test_a_seed_that_diverged_leaves_nothing_to_be_told() -> None:
+    lucky = outcome("lucky", 0.9, diverged=1)
+    other = outcome("other", 0.5)
+    verdict = better("lucky", "other")(outcomes(lucky, other))
+    assert verdict.word == "cannot be told"
+    assert verdict.finding == "lucky diverged with 1 of 4 seeds"
+    pairs = ("other", "lucky"), ("other", "other")
+    assert gains_more(*pairs)(outcomes(lucky, other)).word == "cannot be told"

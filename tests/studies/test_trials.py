@@ -2,12 +2,9 @@
 
 import io
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from rich.console import Console
 
 import tessera
 from tessera.cli import main
+from tessera.data.holdout import load_data
 from tessera.errors import RunError
 from tessera.recipe import dumps, merge, nested
 from tessera.studies.conduct import study
@@ -26,7 +24,7 @@ from tessera.studies.trial import train_one
 from tessera.training.faults import StoppedError
 
 FAKE = """
-import json, sys, time, tomllib
+import json, os, signal, sys, time, tomllib
 from pathlib import Path
 folder = Path(sys.argv[1])
 seed = tomllib.loads((folder / "recipe.toml").read_text())["seed"]
@@ -36,7 +34,13 @@ if "learned2d" in name and seed == 1:
 if "sincos1d" in name:
     print(json.dumps({"diverged": "the loss became nan"}), file=(folder / "result.json").open("w"))
     sys.exit(0)
-time.sleep(30 if "shaw" in name else 0)
+study = folder.parents[1]
+if "shaw" in name and not (study / "stopped").exists():
+    while len(json.loads((study / "journal.json").read_text())["done"]) < 2:
+        time.sleep(0.02)
+    (study / "stopped").touch()
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
 result = {"hits": len(name) + seed, "images": 40, "split": "test", "val_accuracy": 0.5,
           "val_loss": 1.0, "train_loss": 1.0, "steps": 2, "seconds": 2.0, "trained_images": 128,
           "memory": None if seed else 5_000_000}
@@ -104,9 +108,7 @@ def test_a_failure_is_named_and_takes_nothing_along(fake: Path) -> None:
 
 
 def test_a_study_goes_on_where_it_was_stopped(fake: Path) -> None:
-    """shaw takes half a minute, unless a signal comes."""
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
+    """shaw, when the others are done, sends the signal, and would take a minute more."""
     with pytest.raises(StoppedError, match="go on with --resume"):
         run(fake, "none", "learned", "shaw", seeds=[0], jobs=2)
     done = json.loads((fake / "journal.json").read_text())["done"]
@@ -115,6 +117,11 @@ def test_a_study_goes_on_where_it_was_stopped(fake: Path) -> None:
         run(fake, "none", resume=True)
     with pytest.raises(ValueError, match="already holds results"):
         run(fake, "none")
+    said = io.StringIO()
+    found = run(fake, "none", "learned", "shaw", seeds=[0], jobs=2, resume=True, said=said)
+    assert found.missing == []
+    assert "resumed 2 of them are finished" in said.getvalue()
+    assert "none, seed 0" not in said.getvalue()
 
 
 def test_one_seed_leaves_the_interval_unknown(fake: Path) -> None:
@@ -150,8 +157,6 @@ TINY = {
 
 def first_trial(folder: Path) -> Trial:
     """Prepare the folder of one training, as the pool does."""
-    from tessera.data.holdout import load_data
-
     splits = load_data("digits")
     recipe = merge(study_recipe("positions", "digits"), nested(TINY))
     plan = make_plan("positions", recipe, splits, variants=["learned"], train_images=100)
@@ -213,10 +218,15 @@ def test_jobs_and_interruptions_change_no_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["patch-size", "data-size", "augmentation", "drop-path"])
+@pytest.mark.parametrize("name", ["patch-size", "data-size", "drop-path", "attention", "pooling"])
 def test_a_study_end_to_end(name: str, tmp_path: Path) -> None:
-    few = {"data-size": ["resnet 10 %", "hybrid 10 %"], "drop-path": ["linear", "fractalnet_drop"]}
-    chosen = few.get(name, ["patch 8", "patch 4"] if name == "patch-size" else ["moves", "all"])
+    chosen = {
+        "patch-size": ["patch 8", "patch 4"],
+        "data-size": ["resnet 10 %", "hybrid 10 %"],
+        "drop-path": ["linear", "fractalnet_drop"],
+        "attention": ["shifted_window", "strided"],
+        "pooling": ["cls 0.005", "avg 0.005"],
+    }[name]
     found = tessera.study(
         name,
         "digits",

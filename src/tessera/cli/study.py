@@ -63,7 +63,7 @@ class Arguments(Command):
         from tessera.studies.plan import study_recipe
 
         folder = self.out or default_out(self.name, self.data)
-        if self.resume and (folder / RECIPE).is_file():
+        if self.resume and self.recipe is None and (folder / RECIPE).is_file():
             return load(folder / RECIPE)
         return study_recipe(self.name, self.data, self.recipe)
 

@@ -68,6 +68,8 @@ class Claim:
     rule: str
     """The rule in words."""
     decide: Callable[[Outcomes], Verdict]
+    is_about_all: bool = False
+    """Whether it cannot hold unless every variant of the study is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Study:
     claims: tuple[Claim, ...]
     seeds: int = 3
     """How many, where nobody says which."""
+    chooses: bool = False
+    """Whether a rule chooses by the validation images, so that others must be measured."""
     axis: Axis | None = None
     shows: Literal["accuracy", "cost"] = "accuracy"
     """Whether the plot shows time and memory as well."""

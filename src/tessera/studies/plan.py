@@ -91,6 +91,8 @@ class Plan:
     subjects: tuple[Subject, ...]
     train_images: int
     """Drawn from the training split, of which variants may take a part."""
+    left_out: int
+    """Variants of the study that are not trained."""
 
     def trials(self) -> list[Trial]:
         """Return every training: all variants with the first seed, then with the next."""
@@ -122,8 +124,7 @@ def study_recipe(name: str, data: str, ref: str | None = None) -> Recipe:
     """Return the recipe of a study, before any flag: the one named, or the one for such data."""
     study = find_study(name)
     ref = ref or study_recipe_name(data)
-    recipe = replace(load_recipe(ref), eval_every=1e6)  # one look, at the end
-    return merge(recipe, nested(dict(study.settings.get(ref, {}))))
+    return merge(load_recipe(ref), nested(dict(study.settings.get(ref, {}))))
 
 
 def study_recipe_name(data: str) -> str:
@@ -163,6 +164,7 @@ def make_plan(
             f"--train-images {count}: {splits.spec} has {have:,} training images of {classes} "
             f"classes\nhint: give a number from {classes} to {have}"
         )
+    recipe = _as_the_protocol_says(recipe, count)
     config = parse(recipe.model, num_classes=classes, **recipe.arch.given())
     if config.patch_embed in NETWORKS:
         raise ValueError(
@@ -171,6 +173,11 @@ def make_plan(
         )
     if places and name != "positions":
         raise ValueError(f"--places is for positions, and {name} has none\nhint: leave it out")
+    if study.chooses and "test" not in splits.splits:
+        raise ValueError(
+            f"{name} chooses by the validation images, and {splits.spec} has no others to measure "
+            "on\nhint: give the data a test split"
+        )
     found = study.variants(Base(recipe=recipe, config=config, places=places))
     subjects = _subjects(_chosen(found, variants), recipe, classes, count)
     return Plan(
@@ -180,6 +187,7 @@ def make_plan(
         seeds=seeds,
         subjects=subjects,
         train_images=count,
+        left_out=len(found) - len(subjects),
     )
 
 
@@ -195,6 +203,13 @@ def _check_recipe(recipe: Recipe, splits: DataSplits) -> None:
             "a study trains with labels alone\nhint: leave --objective and --distill.teacher out"
         )
     recipe.data.images_per_step  # noqa: B018 (refuses auto)
+
+
+def _as_the_protocol_says(recipe: Recipe, images: int) -> Recipe:
+    """From scratch, equally long for all, without validation images choosing when to stop."""
+    steps = total_steps(recipe.schedule, images, recipe.data.images_per_step)
+    schedule = replace(recipe.schedule, total_steps=steps)
+    return replace(recipe, weights="none", eval_every=1e6, patience=None, schedule=schedule)
 
 
 def _checked_seeds(seeds: Sequence[int] | None, first: int, count: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from tessera.progress import say
 from tessera.recipe import dumps
 from tessera.run_folder import RECIPE
 from tessera.studies.plan import Trial
-from tessera.studies.trial import RESULT, TOLD
+from tessera.studies.trial import RESULT, STOPPED, TOLD
 from tessera.training.display import clock
 from tessera.training.faults import StoppedError, Stopping, stopping_on_signals
 
@@ -78,7 +79,7 @@ class Pool:
                         trial = waiting.popleft()
                         running[self._start(trial)] = trial
                     if stopping.signal is not None:
-                        self._stop(running, stopping)
+                        yield from self._stop(running, stopping)
                     for process in [p for p in running if p.poll() is not None]:
                         finished = self._finished(process, running.pop(process))
                         yield finished  # comes back when it is written down
@@ -133,16 +134,25 @@ class Pool:
         if not any(place.parent.iterdir()):
             place.parent.rmdir()
 
-    def _stop(self, running: "dict[subprocess.Popen[bytes], Trial]", stopping: Stopping) -> None:
-        """Let all processes save their state, and end."""
+    def _stop(
+        self, running: "dict[subprocess.Popen[bytes], Trial]", stopping: Stopping
+    ) -> Iterator[Finished]:
+        """Let all processes save their state, and end; yield those that were just done."""
         for process in running:
             process.terminate()
-        for process in running:
+        lost = []
+        for process, trial in list(running.items()):
             _wait(process)
-        running.clear()
+            del running[process]
+            if process.returncode == 0:
+                yield self._finished(process, trial)
+                self._clear(trial)
+            elif process.returncode not in (STOPPED, -signal.SIGTERM):
+                lost.append(trial.text)
         name = stopping.signal or "SIGTERM"
+        saved = f", and saved all but {', '.join(lost)}" if lost else ", and saved"
         raise StoppedError(
-            f"stopped by {name}, and saved\nhint: go on with --resume --out {self.folder}", name
+            f"stopped by {name}{saved}\nhint: go on with --resume --out {self.folder}", name
         )
 
 

@@ -40,6 +40,7 @@ POSITIONS = Study(
             rule="It holds if the intervals of all paired differences, of a scheme less none, are "
             "above 0. It does not if one is below 0 at a level corrected for their number.",
             decide=worst("none"),
+            is_about_all=True,
         ),
         Claim(
             text="Which scheme it is makes little or no difference.",
@@ -48,6 +49,7 @@ POSITIONS = Study(
             "learned table, are within 1 point of 0. It does not if one lies beyond at a level "
             "corrected for their number.",
             decide=alike("learned", leave_out=("none",)),
+            is_about_all=True,
         ),
     ),
     settings={"digits": QUICK},

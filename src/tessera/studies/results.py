@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +14,10 @@ import jinja2
 from tessera.checkpoint.artifact import write_atomically
 from tessera.evaluation.means import over_seeds
 from tessera.recipe import dumps
+from tessera.studies.design import Claim
 from tessera.studies.figures import draw
 from tessera.studies.plan import Plan, Subject
-from tessera.studies.rules import Outcome, Verdict
+from tessera.studies.rules import Outcome, Outcomes, Verdict
 
 Found = Mapping[str, Mapping[str, Any]]
 """Results of trainings, by their keys."""
@@ -81,6 +82,7 @@ class Row:
                 seed: one["seconds"] / one["trained_images"] for seed, one in self.sound.items()
             },
             tokens=self.subject.tokens,
+            diverged=self.diverged,
             curve=self.subject.variant.curve,
             x=self.subject.variant.x,
         )
@@ -129,7 +131,16 @@ class StudyResult:
     def verdicts(self) -> list[Verdict]:
         """What becomes of every claim."""
         outcomes = {row.name: row.outcome() for row in self.rows}
-        return [claim.decide(outcomes) for claim in self.plan.study.claims]
+        return [self._verdict(claim, outcomes) for claim in self.plan.study.claims]
+
+    def _verdict(self, claim: Claim, outcomes: Outcomes) -> Verdict:
+        """Decide; what is said of all variants does not hold because it does for some."""
+        found = claim.decide(outcomes)
+        if not (claim.is_about_all and self.plan.left_out and found.word == "holds"):
+            return found
+        total = len(self.rows) + self.plan.left_out
+        finding = f"{found.finding}; only {len(self.rows)} of {total} variants were trained"
+        return replace(found, word="cannot be told", finding=finding)
 
     @property
     def is_unsure(self) -> bool:
@@ -182,8 +193,8 @@ def protocol(result: StudyResult) -> list[str]:
         f"{data['spec']}: {plan.train_images:,} training images, {counts['val']:,} for "
         f"validation, {counts.get('test', counts['val']):,} to measure on.",
         f"Every variant: {long} of {recipe.data.images_per_step} images, "
-        f"{'seeds' if several else 'seed'} {names}. The same seed gives the same order of images "
-        "and, where shapes agree, the same first weights.",
+        f"{'seeds' if several else 'seed'} {names}. The same seed gives the same order of images, "
+        "and the same first weights where nothing that is drawn before them differs.",
         "Accuracy is that of the model at the end of training.",
     ]
     if "test" not in counts:

@@ -1,8 +1,9 @@
 """Rules that decide, from the outcomes of several seeds, whether a claim holds.
 
-All of them compare two variants seed by seed: the same seed gives both the same order of images
-and, where shapes agree, the same first weights. An interval of the mean difference is Student's t
-over the seeds. It answers for the choice of seeds; the test images are taken as they are.
+All of them compare two variants seed by seed: the same seed gives both the same order of images,
+and the same first weights where nothing that is drawn before them differs. An interval of the mean
+difference is Student's t over the seeds. It answers for the choice of seeds; the test images are
+taken as they are.
 """
 
 import math
@@ -32,6 +33,8 @@ class Outcome:
     image_seconds: Mapping[int, float]
     """Seconds of training for each image, by seed."""
     tokens: int
+    diverged: int = 0
+    """Seeds whose loss did."""
     curve: str = ""
     x: float | None = None
 
@@ -182,6 +185,8 @@ def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Rule:
         names = (*first, *second)
         if any(name not in outcomes for name in names):
             return _untold("not all of it is measured")
+        if lost := _divergence(outcomes, names):
+            return _untold(lost)
         a, b, c, d = (outcomes[name].accuracy for name in names)
         seeds = [seed for seed in a if seed in b and seed in c and seed in d]
         if not seeds:
@@ -238,6 +243,8 @@ def grows_faster_than_tokens() -> Rule:
 
 
 def _all_above(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> Verdict:
+    if lost := _divergence(outcomes, [name for pair in pairs for name in pair]):
+        return _untold(lost)
     found = _compared(outcomes, pairs, 0.95)
     if found is None:
         return _untold("not all of it is measured")
@@ -254,6 +261,8 @@ def _all_above(outcomes: Outcomes, pairs: Sequence[tuple[str, str]]) -> Verdict:
 
 
 def _all_within(outcomes: Outcomes, pairs: Sequence[tuple[str, str]], margin: float) -> Verdict:
+    if lost := _divergence(outcomes, [name for pair in pairs for name in pair]):
+        return _untold(lost)
     found = _compared(outcomes, pairs, 0.95)
     if found is None:
         return _untold("not all of it is measured")
@@ -277,6 +286,17 @@ def _compared(
     found = [compare(outcomes[a], outcomes[b], level) for a, b in pairs]
     whole = [comparison for comparison in found if comparison is not None]
     return whole if len(whole) == len(found) else None
+
+
+def _divergence(outcomes: Outcomes, names: Sequence[str]) -> str:
+    """Say which of them diverged with some seed; the seeds that are left would flatter it."""
+    found = [outcomes[name] for name in dict.fromkeys(names) if name in outcomes]
+    lost = [
+        f"{one.name} diverged with {one.diverged} of {one.diverged + len(one.accuracy)} seeds"
+        for one in found
+        if one.diverged
+    ]
+    return "; ".join(lost)
 
 
 def _above(comparison: Comparison) -> Word:

@@ -58,17 +58,18 @@ def train_one(folder: Path) -> dict[str, Any]:
         model, header = build(recipe, splits, lambda line: None)
         meter = Meter(torch.device(told["device"]))
         run = Run(folder, recipe, splits, model, header, Console(file=file, width=200))
-        if exists(folder):
+        is_new = not exists(folder)
+        if not is_new:
             run.restore()
         else:
             run.start(environment(run.device))
         if not run.is_over:
             try:
-                with stopping_on_signals() as stopping:
+                with stopping_on_signals(insist=False) as stopping:
                     conduct(run, stopping)
             except DivergedError as error:
                 return {"diverged": str(error).splitlines()[0]}
-    memory = meter.read()
+    memory = meter.read() if is_new else None  # an earlier process saw the beginning of it
     best = load_artifact(folder / RUN_FILE)
     split = "test" if "test" in splits.splits else "val"
     result = measure(

@@ -25,24 +25,34 @@ class StoppedError(RunError):
 
 
 class Stopping:
-    """Remembers a signal to stop until somebody has time for it."""
+    """Remembers a signal to stop until somebody has time for it.
+
+    Args:
+        insist: Whether a second one ends the run at once.
+    """
 
     signal: str | None = None
     """Name of the signal that came, if one did."""
 
+    def __init__(self, *, insist: bool = True) -> None:
+        self.insist = insist
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # twice means at once
+        if self.signal is not None and self.insist:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[Stopping]:
+def stopping_on_signals(*, insist: bool = True) -> Iterator[Stopping]:
     """Let SIGTERM and Ctrl-C end a run after the step that is under way; a second one ends it now.
+
+    Without ``insist`` the second is as good as the first: it may be from somebody who does not know
+    that another has sent one.
 
     Only the main thread can listen to signals; in others they do what they always do.
     """
-    stopping = Stopping()
+    stopping = Stopping(insist=insist)
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
