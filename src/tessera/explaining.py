@@ -36,12 +36,6 @@ from tessera.report.inside import Section, look_inside, write_inside
 from tessera.report.maps import save_maps, write_explanation
 from tessera.run_folder import refuse_used
 
-PAGE = "explain.html"
-NUMBERS = "explain.json"
-PICTURED = 24
-"""Images that stand on the page; of more, the others are files beside it."""
-
-
 INCOMPLETE = 0.1
 """Share that integrated gradients may miss before more steps are advised."""
 
@@ -327,6 +321,7 @@ class _Work:
             self.predictor.model,
             images,
             own,
+            signed=METHODS[name].signed,
             seed=self.settings.seed,
             on_map=lambda: counter.advance(cost),
         )

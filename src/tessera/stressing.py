@@ -22,14 +22,16 @@ from tessera.progress import counting, say
 from tessera.report.environment import environment
 from tessera.report.facts import model_facts
 from tessera.robustness.autoattack import require_autoattack
+from tessera.robustness.salience import require_salience
 from tessera.run_folder import refuse_used
+from tessera.stress.advice import CONTROLS
 from tessera.stress.classes import known_only, names_of, require_known
 from tessera.stress.levels import Level, Planned
 from tessera.stress.registry import TESTS, choose_tests
 from tessera.stress.results import StressResult
 from tessera.stress.rows import make_row, mean_of
 from tessera.stress.settings import StressSettings
-from tessera.stress.subject import Found, Subject, draw_images, readable
+from tessera.stress.subject import Found, Subject, draw_images, readable, short_name, unique_names
 from tessera.stress.writing import write_numbers, write_results
 
 CLEAN = "clean"
@@ -57,7 +59,7 @@ def stress(
     """Measure what accuracy a MODEL keeps when images of DATA are hidden, changed or attacked.
 
     Every finished level is kept, so that what was stopped goes on with ``resume``. Results do not
-    depend on the batch size, but for the last digits of the arithmetic.
+    depend on ``batch_size``, but for the last digits.
 
     Args:
         compare: Other models, measured on the same images.
@@ -72,17 +74,17 @@ def stress(
         RunError: A library that a test needs is not installed, or weights cannot be had.
     """
     settings = settings or StressSettings()
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
     chosen = choose_tests(tests, shift=shift is not None)
     if "autoattack" in chosen:
         require_autoattack()
-    folder = Path(out) if out else Path("runs") / f"stress-{_name(model)}"
-    if not resume:
-        _refuse_used(folder)
-    names = _names([model, *compare])
+    folder = _folder(out, model, resume=resume)
+    names = unique_names([model, *compare])
     models = {name: load_model(ref, offline=offline) for name, ref in names.items()}
-    eye = None if salience is None else load_model(salience, offline=offline)
+    eye = None if salience is None else _load_eye(salience, offline=offline)
     images = _find_images(str(data), split, models, settings, bad_share)
-    other = None if shift is None else _find_shift(str(shift), models, settings, bad_share)
+    other = None if shift is None else _find_shift(str(shift), images, models, settings, bad_share)
     place = _Place(
         settings=settings,
         tests=chosen,
@@ -127,7 +129,6 @@ class _Place:
         """Return what must be the same when the work is taken up again."""
         return {
             "settings": asdict(self.settings),
-            "tests": list(self.tests),
             "models": {name: model_fingerprint(each) for name, each in self.models.items()},
             "salience": None if self.eye is None else model_fingerprint(self.eye),
             "data": [self.images.measured.fingerprint(), self.images.fitting.fingerprint()],
@@ -160,20 +161,14 @@ def _measure_all(place: _Place, folder: Path, *, resume: bool) -> StressResult:
     journal, images = Journal(folder, place.identity()), place.images
     if resume:
         journal.restore()
-    folder.mkdir(parents=True, exist_ok=True)
-    journal.save()
     result = StressResult(
         settings=place.settings,
         tests=place.tests,
         models={name: model_facts(each.model, each.header) for name, each in place.models.items()},
         data={
-            "spec": images.spec,
-            "split": images.split,
-            "measured": len(images.measured),
-            "fingerprint": images.measured.fingerprint(),
-            "unreadable": list(images.unreadable),
+            **_facts_of(images),
             "notes": list(images.notes),
-            "shift": None if place.shift is None else place.shift.spec,
+            "shift": None if place.shift is None else _facts_of(place.shift),
         },
         environment=environment(place.device),
         folder=folder,
@@ -181,6 +176,8 @@ def _measure_all(place: _Place, folder: Path, *, resume: bool) -> StressResult:
     _announce(place, journal)
     with counting(place.console, "stress") as counter:
         work = [_Work(place, journal, result, name, counter.advance) for name in place.models]
+        folder.mkdir(parents=True, exist_ok=True)  # all plans are made: nothing is wrong with them
+        journal.save()
         result.missing = sum(each.missing for each in work)
         counter.expect(sum(each.passes for each in work))
         for each in work:
@@ -207,6 +204,8 @@ class _Work:
         for test in place.tests:
             self.plans[test] = TESTS[test].plan(self.subject, place.settings)
             result.add_notes(test, name, self.plans[test])
+        for test, plan in self.plans.items():  # two wishes may come to the same level
+            plan.levels = list({self._key(test, level): level for level in plan.levels}.values())
         left = [
             level for test, level in self._levels() if self._key(test, level) not in journal.done
         ]
@@ -250,9 +249,21 @@ class _Work:
             notes = self.plans[test].notes
             say(self.place.console, f"{self.name}  {test}: not measured; {'; '.join(notes)}")
             return
+        rows = [row for row in rows if row.series not in CONTROLS] or rows
         mean, clean = mean_of(rows), rows[0].clean
         levels = f"mean of {len(rows)} levels" if len(rows) > 1 else "1 level"
         say(self.place.console, f"{self.name}  {test}: {clean:.1%} to {mean.value:.1%}, {levels}")
+
+
+def _facts_of(images: _Images) -> dict[str, Any]:
+    """Say which images these are."""
+    return {
+        "spec": images.spec,
+        "split": images.split,
+        "measured": len(images.measured),
+        "fingerprint": images.measured.fingerprint(),
+        "unreadable": list(images.unreadable),
+    }
 
 
 def _words(level: Level) -> dict[str, Any]:
@@ -305,54 +316,54 @@ def _fitting(
 
 
 def _find_shift(
-    spec: str, models: dict[str, LoadedModel], settings: StressSettings, bad_share: float
+    spec: str,
+    images: _Images,
+    models: dict[str, LoadedModel],
+    settings: StressSettings,
+    bad_share: float,
 ) -> _Images:
-    """Find the second data set: its test split, or all that it has."""
+    """Find the second data set, its test split where it has one, and the classes that both have."""
     found = find_data(spec)
     if found.task != "classify":
         raise ValueError(
             f"{spec} is labelled for {found.task}\nhint: --shift wants one class an image"
         )
-    split = "test" if "test" in found.splits else "train"
+    split = next(name for name in ("test", "val", "train") if name in found.splits)
     data = found[split]
     for name, loaded in models.items():
         known_only(data, names_of(loaded), name, spec)
-    known = [k for k, name in enumerate(data.class_names) if _all_know(models, name)]
-    data = data.subset(np.flatnonzero(np.isin(data.labels, known)))
+    measured = images.measured
+    present = {measured.class_names[k] for k in np.unique(measured.labels)}
+    common = [k for k, name in enumerate(data.class_names) if name in present]
+    data = data.subset(np.flatnonzero(np.isin(data.labels, common)))
+    if not len(data):
+        raise ValueError(
+            f"{images.spec} and {spec} have no class in common\n"
+            "hint: classes are matched by name; rename the folders or labels"
+        )
     drawn = draw_images(data, settings.images, settings.seed)
-    measured, unreadable = readable(drawn, bad_share)
-    return _Images(
-        spec=spec, split=split, measured=measured, fitting=measured, unreadable=unreadable
-    )
+    kept, unreadable = readable(drawn, bad_share)
+    return _Images(spec=spec, split=split, measured=kept, fitting=kept, unreadable=unreadable)
 
 
-def _all_know(models: dict[str, LoadedModel], name: str) -> bool:
-    return all(name in names_of(loaded) for loaded in models.values())
+def _load_eye(ref: str | Path, *, offline: bool) -> LoadedModel:
+    eye = load_model(ref, offline=offline)
+    require_salience(eye.model.config, str(ref))
+    return eye
 
 
-def _name(ref: str | Path) -> str:
-    path = Path(ref)
-    return path.stem if path.suffix == ".safetensors" else path.name or str(ref)
-
-
-def _names(refs: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Give every model a name of its own."""
-    found: dict[str, str | Path] = {}
-    for ref in refs:
-        name, number = _name(ref), 2
-        while name in found:
-            name, number = f"{_name(ref)} ({number})", number + 1
-        found[name] = ref
-    return found
-
-
-def _refuse_used(folder: Path) -> None:
+def _folder(out: str | Path | None, model: str | Path, *, resume: bool) -> Path:
+    """Return where the results go; it must be free, unless the work goes on."""
+    folder = Path(out) if out else Path("runs") / f"stress-{short_name(model)}"
+    if resume:
+        return folder
     if (folder / JOURNAL).is_file():
         raise ValueError(
             f"{folder} already holds results, and nothing is overwritten\n"
             "hint: go on with --resume, or name another folder with --out"
         )
     refuse_used(folder)
+    return folder
 
 
 def _announce(place: _Place, journal: Journal) -> None:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tessera.config import HIERARCHICAL
 from tessera.explain.attention import watched
 from tessera.explain.question import token_grid
 from tessera.models.vit import ViT
@@ -41,7 +42,10 @@ def distances(
         ValueError: The model has no encoder, or there are no images.
     """
     if model.config.depth == 0:
-        raise ValueError("the model has no encoder, so it has no attention over patches")
+        kind = model.config.patch_embed
+        inside = f"{kind} attends inside of windows, whose distances are not measured"
+        none = "the model has no encoder, so it has no attention over patches"
+        raise ValueError(inside if kind in HIERARCHICAL else none)
     if not images:
         raise ValueError("attention distance is measured on images, and none were given")
     total: dict[int, Tensor] = {}

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -67,8 +66,8 @@ def faithfulness(
     blurred = blur(image)
     deleted = answer(model, image * (1 - first), question)
     inserted = answer(model, blurred + (image - blurred) * first, question)
-    shares = (counts / len(order)).cpu().numpy()
-    areas = [float(np.trapezoid(curve.cpu().numpy(), shares)) for curve in (deleted, inserted)]
+    shares = (counts / len(order)).cpu()
+    areas = [float(torch.trapezoid(curve.cpu(), shares)) for curve in (deleted, inserted)]
     return Faithfulness(areas[0], areas[1], tuple(deleted.tolist()), tuple(inserted.tolist()))
 
 

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from torch import Tensor
 
+from tessera.config import HIERARCHICAL
 from tessera.explain.attention import attention
 from tessera.explain.gradients import grad_cam, integrated_gradients
 from tessera.explain.occlusion import occlusion, windows
@@ -108,10 +109,11 @@ def check_method(name: str, model: ViT) -> Method:
     method = METHODS[name]
     others = ", ".join(key for key in METHODS if _defined(METHODS[key], model))
     if method.needs_encoder and model.config.depth == 0:
+        kind = model.config.patch_embed
+        why = "attends inside of windows on several grids" if kind in HIERARCHICAL else "has none"
         raise ValueError(
-            f"{name} follows attention through the blocks of an encoder, and "
-            f"patch_embed={model.config.patch_embed!r} has none\n"
-            f"hint: for this model there are {others}"
+            f"{name} follows attention through the blocks of an encoder, and patch_embed={kind!r} "
+            f"{why}\nhint: for this model there are {others}"
         )
     if not _defined(method, model):
         raise ValueError(

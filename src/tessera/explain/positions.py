@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from tessera.config import HIERARCHICAL
 from tessera.models.vit import ViT
 from tessera.nn.block import Block
 from tessera.nn.positions.base import NoPosEmbed, Relative, Rotation
@@ -38,7 +39,9 @@ def position_similarity(model: ViT) -> PositionSimilarity:
         assert own is not None
         scheme, where = own, ", in the first block"
     if isinstance(scheme, NoPosEmbed):
-        raise ValueError("the model has no positions")
+        inside = c.patch_embed in HIERARCHICAL
+        where = f"positions of {c.patch_embed} are inside of its stages, and are not shown"
+        raise ValueError(where if inside else "the model has no positions")
     device, count = next(model.parameters()).device, c.grid[0] * c.grid[1]
     rows = scheme.rows(c.grid, device)
     if rows is not None:

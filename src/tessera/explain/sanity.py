@@ -66,6 +66,7 @@ def check_weights(
     images: Sequence[Float[Tensor, "1 c h w"]],
     own: Sequence[Tensor],
     *,
+    signed: bool = False,
     seed: int = 0,
     on_map: Callable[[], None] = lambda: None,
 ) -> Sanity:
@@ -77,6 +78,8 @@ def check_weights(
 
     Args:
         own: The maps of the model as it is, one an image.
+        signed: Whether maps have signs, which random weights turn at random: then the correlation
+            of absolute values counts where it is larger.
         on_map: Called after every map.
     """
     stages = cascade(model)
@@ -92,7 +95,7 @@ def check_weights(
             for image, before in zip(images, own, strict=True):
                 pairs.append((before, make(broken, image)))
                 on_map()
-            ranks.append(float(np.mean([rank_correlation(*pair) for pair in pairs])))
+            ranks.append(float(np.mean([_alike(*pair, signed=signed) for pair in pairs])))
             ssims.append(float(np.mean([ssim(*pair) for pair in pairs])))
     return Sanity(
         stages=tuple(stages),
@@ -139,6 +142,11 @@ def rank_correlation(a: Float[Tensor, "*s"], b: Float[Tensor, "*s"]) -> float:
     scale = np.sqrt((first**2).sum() * (second**2).sum())
     value = float((first * second).sum() / scale) if scale > 0 else 0.0
     return abs(value) if colours else value
+
+
+def _alike(a: Tensor, b: Tensor, *, signed: bool) -> float:
+    found = rank_correlation(a, b)
+    return max(found, rank_correlation(a.abs(), b.abs())) if signed else found
 
 
 def ssim(a: Float[Tensor, "*s"], b: Float[Tensor, "*s"]) -> float:

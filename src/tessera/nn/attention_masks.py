@@ -41,7 +41,7 @@ Sees: TypeAlias = Callable[[Place, Place, TokenGrid], Tensor]
 def local(q: Place, k: Place, tokens: TokenGrid) -> Tensor:
     """A window around the query, cut off at the border: stand-alone self-attention.
 
-    Ramachandran et al. (2019), section 3.1.
+    Ramachandran et al. (2019), section 2.2.
     """
     half = tokens.window // 2
     return ((q.row - k.row).abs() <= half) & ((q.col - k.col).abs() <= half)

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tessera.config import HIERARCHICAL
 from tessera.models.vit import ViT
 from tessera.nn.block import Block
 from tessera.nn.positions.base import NoPosEmbed
@@ -50,7 +51,10 @@ def without_positions(model: ViT) -> ViT:
         ValueError: The model has no position scheme.
     """
     if model.config.pos_embed == "none":
-        raise ValueError("the model has no position embeddings to leave out")
+        kind = model.config.patch_embed
+        inside = f"positions inside of the stages of {kind} cannot be left out"
+        none = "the model has no position embeddings to leave out"
+        raise ValueError(inside if kind in HIERARCHICAL else none)
     bare = copy.deepcopy(model)
     bare.pos_embed = NoPosEmbed(model.pos_embed.spec)
     for block in bare.blocks:

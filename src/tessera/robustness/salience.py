@@ -27,6 +27,19 @@ def salience_source(config: ViTConfig) -> str | None:
     return None if config.patch_embed in NETWORKS else SOURCES.get(config.pool)
 
 
+def require_salience(config: ViTConfig, name: str) -> None:
+    """Refuse a model that tells nothing about its patches.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if salience_source(config) is None:
+        raise ValueError(
+            f"{name} answers from neither a class token nor a weighted pooling, so it does not say "
+            "what is salient\nhint: name a model with a class token"
+        )
+
+
 def salience(
     model: ViT, images: Float[Tensor, "b c h w"], *, head: int | None = None
 ) -> tuple[Float[Tensor, "b n"], Grid]:

@@ -74,6 +74,12 @@ def plan_salience(subject: Subject, settings: StressSettings) -> Planned:
                 "class token nor a weighted pooling; --salience MODEL takes another's attention"
             ]
         )
+    heads = subject.salience_heads
+    if settings.head is not None and not 0 <= settings.head < heads:
+        raise ValueError(
+            f"--head {settings.head} is not in a model of {heads} heads\n"
+            f"hint: 0 to {heads - 1}, or leave it out for their mean"
+        )
     planned = Planned(notes=[f"salience: {source}, {_head(settings.head)}"])
     known: list[tuple[Tensor, Grid]] = []  # computed when the first level is measured
 

@@ -114,7 +114,7 @@ def _draw(axes: Axes, result: StressResult, test: str, *, mean_only: bool = Fals
     if len(ticks) <= 8:
         axes.set_xticks(list(ticks), list(ticks.values()), minor=False)
         axes.minorticks_off()
-    else:
+    elif all(text.endswith("%") for text in ticks.values()):
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 

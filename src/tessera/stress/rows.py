@@ -53,11 +53,14 @@ def make_row(model: str, test: str, level: dict[str, Any], found: dict[str, Any]
 def mean_of(rows: Sequence[Row]) -> Interval:
     """Return the plain mean of accuracies on the same images, with its 95 % interval.
 
-    Wilson's at the mean, which is never too narrow: from image to image a mean over levels varies
-    at most as much as a single answer.
+    Wilson's at the mean, or the mean of the levels' own intervals where draws make these wider:
+    from image to image, and from draw to draw, a mean varies at most as much as what it is of.
     """
     images = min(row.images for row in rows)
     value = statistics.fmean(row.accuracy.value for row in rows)
     around = wilson(round(value * images), images)
-    low, high = value - (around.value - around.low), value + (around.high - around.value)
+    below = statistics.fmean(row.accuracy.value - row.accuracy.low for row in rows)
+    above = statistics.fmean(row.accuracy.high - row.accuracy.value for row in rows)
+    low = value - max(below, around.value - around.low)
+    high = value + max(above, around.high - around.value)
     return Interval(value, max(0.0, low), min(1.0, high))

@@ -9,9 +9,7 @@ from typing import Any
 
 from tessera.robustness import attacks, occlusion, patch_attack, permutation
 from tessera.robustness.cells import Grid
-from tessera.robustness.corruptions import CORRUPTIONS, EXTRA, STANDARD
-
-SEVERITIES = (1, 2, 3, 4, 5)
+from tessera.robustness.corruptions import CORRUPTIONS, EXTRA, SEVERITIES, STANDARD
 
 EPS = (1.0, 2.0, 4.0, 8.0)
 """In 255ths: 4/255 is RobustBench's for ImageNet, 8/255 for CIFAR (Croce et al., 2021)."""
@@ -97,6 +95,9 @@ class StressSettings:
         self._require("severities", self.severities, lambda s: s in SEVERITIES, "1 to 5")
         self._require("resolutions", self.resolutions, lambda r: 0 < r <= 4, "in (0, 4]")
         self._require("crops", self.crops, lambda r: 0 < r <= 1, "in (0, 1]")
+        if self.corruptions:
+            known = f"names of {', '.join(CORRUPTIONS)}"
+            self._require("corruptions", self.corruptions, lambda c: c in CORRUPTIONS, known)
         for name in ("grids", "permutations"):
             self._require(name, getattr(self, name), lambda g: min(g) >= 1, "at least 1x1")
 

@@ -18,6 +18,7 @@ def plan_resolutions(subject: Subject, settings: StressSettings) -> Planned:
     for share in settings.resolutions:
         height, width = (max(1, round(side * share / step)) * step for side in own.size)
         if (height, width) == own.size:
+            planned.notes.append(f"{share:g} of {height}x{width} pixels is that size, in patches")
             continue
         prepared = replace(own, size=(height, width))
         try:
@@ -26,7 +27,7 @@ def plan_resolutions(subject: Subject, settings: StressSettings) -> Planned:
             why = str(error).partition("\n")[0]
             planned.notes.append(f"{height}x{width} pixels are not measured: {why}")
             continue
-        level = share, f"{height}x{width}"
+        level = height / own.size[0], f"{height}x{width}"
         planned.levels.append(_prepared(subject, prepared, "model at other sides", level))
     return planned
 
@@ -67,11 +68,13 @@ def plan_shift(subject: Subject, settings: StressSettings) -> Planned:
     other = subject.shift
     assert other is not None, "the test is only chosen with a second data set"
     common = np.isin(subject.data.labels, other.labels)
+    if not common.any():
+        return Planned(notes=["of the images drawn, none is of a class that both data sets have"])
 
     def measure() -> Found:
         found = subject.variant(data=other)
         right = subject.clean.argmax(axis=1) == subject.data.labels
-        clean = float(right[common].mean()) if common.any() else 0.0
+        clean = float(right[common].mean())
         return found.found([found.answers()], clean=clean)
 
     classes = len(np.unique(other.labels))

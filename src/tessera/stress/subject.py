@@ -1,10 +1,11 @@
 """One model under stress: its pixels in memory, and its answers to changed ones."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,12 @@ class Subject:
             return source
         return f"{source} of {self.eye.path.name}"
 
+    @property
+    def salience_heads(self) -> int:
+        """Heads among which the salience may be chosen."""
+        config = (self.eye or self.loaded).model.config
+        return 1 if config.pool == "seq" else config.num_heads
+
     @torch.no_grad()
     def salience(self, head: int | None) -> tuple[Float[Tensor, "n m"], Grid]:
         """Return the salience of the patches of every image, and their grid."""
@@ -261,3 +268,20 @@ def _as_seen(pixels: Tensor, own: Preprocessing) -> Tensor:
         return pixels
     resized = F.interpolate(pixels, size=own.size, mode="bicubic", antialias=True)
     return resized.clamp(0.0, 1.0)
+
+
+def short_name(ref: str | Path) -> str:
+    """Return what a model is called in tables and folders."""
+    path = Path(ref)
+    return path.stem if path.suffix == ".safetensors" else path.name or str(ref)
+
+
+def unique_names(refs: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Give every model a name of its own."""
+    found: dict[str, str | Path] = {}
+    for ref in refs:
+        name, number = short_name(ref), 2
+        while name in found:
+            name, number = f"{short_name(ref)} ({number})", number + 1
+        found[name] = ref
+    return found
