@@ -259,6 +259,40 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return message
 
 
+def test_a_shift_has_the_classes_of_both_data_sets(model: Path, tmp_path: Path) -> None:
+    """The model knows three classes, the data two of them, the shift one of these and the third."""
+    two = save_images(tmp_path / "two", ("blue", "red"))
+    shifted = save_images(tmp_path / "shifted", ("green", "red"))
+    found = stress(model, two, tests=["shift"], settings=SMALL, shift=shifted, out=tmp_path / "o")
+    (row,) = found.rows
+    assert row.images == 6, "the red ones alone"
+    facts = found.as_dict()["data"]["shift"]
+    assert (facts["measured"], facts["split"], facts["unreadable"]) == (6, "test", [])
+    green = save_images(tmp_path / "green", ("green", "yellow"))
+    with pytest.raises(ValueError, match="have no class in common\nhint: classes are matched"):
+        stress(model, two, tests=["shift"], settings=SMALL, shift=green, out=tmp_path / "none")
+
+
+def test_going_on_may_add_tests(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = stress(model, data, tests=["crops"], settings=SMALL, out=out)
+    both = stress(model, data, tests=["crops", "fgsm"], settings=SMALL, out=out, resume=True)
+    assert both.of("crops", "mu")[0].hits == first.of("crops", "mu")[0].hits
+    assert both.of("fgsm", "mu")
+    assert both.missing == 0
+
+
+def test_wishes_that_come_to_the_same_size_are_one_level(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = StressSettings(resolutions=(0.5, 0.55, 0.95, 1.4))
+    found = stress(model, data, tests=["resolutions"], settings=settings, out=tmp_path / "out")
+    levels = [(row.text, row.value) for row in found.of("resolutions", "mu")]
+    assert levels == [("8x8", 0.5), ("24x24", 1.5)]
+    assert found.missing == 0
+    assert "0.95 of 16x16 pixels is that size, in patches" in found.notes["resolutions"]["mu"]
+
+
 def test_what_cannot_be_is_one_message(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +314,12 @@ def test_what_cannot_be_is_one_message(
     assert "cats and" in message
     assert "no class in common" in message
     assert "has no split 'val'" not in refused([mu, "nowhere", "--out", out], capsys)
+    assert "batch_size=0" in refused([mu, tints, "--batch-size", "0", "--out", out], capsys)
+    assert main(["stress", mu, tints, "--head", "7", "--out", out]) == 2
+    assert "error: --head 7 is not in a model of 2 heads\nhint: 0 to 1" in capsys.readouterr().err
+    gap = str(save_model(tmp_path / "gap.safetensors", cls_token=False, pool="avg"))
+    said = refused([mu, tints, "--salience", gap, "--out", out], capsys)
+    assert "hint: name a model with a class token" in said
     assert not Path(out).exists()  # nothing was begun
 
 

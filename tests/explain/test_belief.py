@@ -181,3 +181,20 @@ def test_the_cascade_reaches_every_parameter_once_and_leaves_the_model_alone(
         assert torch.equal(shuffled.flatten().sort()[0], value.flatten().sort()[0])
     weight = dict(model.named_parameters())["head.weight"]
     assert not torch.equal(weight, dict(seen[-1].named_parameters())["head.weight"])
+
+
+def test_signs_that_weights_turn_do_not_hide_a_map_of_the_image() -> None:
+    model = ViT(ViTConfig(**SMALL), init="timm").eval()
+
+    def make(model: ViT, image: Tensor) -> Tensor:
+        weights = model.state_dict()["patch_embed.proj.weight"].flatten()
+        seed = int(1e6 * (weights * torch.arange(len(weights))).sum().abs())
+        noise = torch.Generator().manual_seed(seed)
+        found = image[0].abs().sum(dim=0)  # the image's, but for the signs, which are the weights'
+        return found * (2 * torch.rand(found.shape, generator=noise).round() - 1)
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, *model.config.image_shape)
+    own = [make(model, x)]
+    assert not check_weights(make, model, [x], own).survives
+    assert check_weights(make, model, [x], own, signed=True).survives

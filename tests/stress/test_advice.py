@@ -1,9 +1,12 @@
 """Advice names flags that train has, and points that really are weak."""
 
 import shlex
+from dataclasses import replace
+
+import pytest
 
 from tessera.cli.train import Arguments
-from tessera.evaluation.metrics import wilson
+from tessera.evaluation.metrics import Interval, wilson
 from tessera.stress import advice
 from tessera.stress.advice import BY_CORRUPTION, BY_TEST, weaknesses
 from tessera.stress.rows import Row, mean_of
@@ -61,3 +64,12 @@ def test_a_mean_is_plain_and_its_interval_that_of_one_answer_an_image() -> None:
     assert mean.value == 0.5
     assert abs(mean.low - wilson(50, 100).low) < 1e-12
     assert abs(mean.high - wilson(50, 100).high) < 1e-12
+
+
+def test_a_mean_over_draws_is_as_unsure_as_the_draws() -> None:
+    one = row("occlusion", "random", 50)
+    unsure = replace(one, accuracy=Interval(0.5, 0.2, 0.8))
+    mean = mean_of([unsure, unsure])
+    assert (mean.low, mean.high) == pytest.approx((0.2, 0.8))
+    mixed = mean_of([unsure, one])
+    assert mixed.low == pytest.approx((0.2 + one.accuracy.low) / 2)
