@@ -145,7 +145,7 @@ STUDIES: dict[str, Study] = {
         question="What do smaller patches give, and what do they cost?",
         varies="The side of a patch, and with it the number of tokens; nothing else.",
         variants=patch_sizes,
-        axis=Axis(label="tokens"),
+        axis=Axis(label="patches"),
         shows="cost",
         claims=(
             Claim(
