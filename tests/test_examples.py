@@ -50,6 +50,7 @@ def test_ray_labels_a_folder_as_predict_does(tmp_path: Path) -> None:
     assert "broken.png" in broken["error"]
 
 
+@pytest.mark.slow
 def test_the_corruptions_are_drawn_on_a_sheet(tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     command = [sys.executable, str(EXAMPLES / "corruptions.py"), "china.jpg", str(out)]

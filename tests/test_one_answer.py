@@ -59,7 +59,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("crop", ["crop", "squash", "letterbox", "native"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "crop",
+    ["crop", "native", pytest.param("squash", marks=SLOW), pytest.param("letterbox", marks=SLOW)],
+)
 def test_training_evaluate_predict_and_python_agree_to_the_bit(
     crop: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tessera.checkpoint.adapt import resize_patch_kernel
 from tessera.checkpoint.foreign import LAYOUTS, ForeignModel, load_foreign
+from tessera.checkpoint.hierarchical import HIERARCHICAL_LAYOUTS
 from tessera.checkpoint.huggingface import HF_LAYOUTS
 from tessera.checkpoint.resnets import BIT_LAYOUTS
 from tessera.nn.pos_embed import resample
@@ -166,4 +167,6 @@ def test_every_layout_of_the_table_has_a_parity_test() -> None:
     others = {"Google's own .npz", "torchvision"}  # test_parity_others.py
     transformers = {layout.title for layout in HF_LAYOUTS}  # test_parity_transformers.py
     resnets = {layout.title for layout in BIT_LAYOUTS}  # test_resnets.py
-    assert {layout.title for layout in LAYOUTS} == here | others | transformers | resnets
+    hierarchies = {layout.title for layout in HIERARCHICAL_LAYOUTS}  # test_hierarchical.py
+    named = here | others | transformers | resnets | hierarchies
+    assert {layout.title for layout in LAYOUTS} == named

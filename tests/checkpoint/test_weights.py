@@ -126,6 +126,7 @@ def test_a_file_is_fetched_once_and_announced_with_size_and_licence(
     assert messages(caplog) == [ANNOUNCED]
 
 
+@pytest.mark.slow
 def test_the_command_fetches_from_the_hub_that_hf_endpoint_names_and_only_once(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def test_a_command_that_takes_a_model_can_be_kept_off_the_network(
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_hf_hub_offline_keeps_the_command_off_the_network(hub: Hub, tmp_path: Path) -> None:
     done = run(hub, tmp_path, "inspect", NAME, HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stdout) == (2, "")

@@ -477,6 +477,7 @@ def test_an_image_that_is_like_many_others_has_one_row_of_a_kind(tmp_path: Path)
     assert diagnose(str(root), near=False).rows == []
 
 
+@pytest.mark.slow
 def test_two_thousand_small_images_take_less_than_ten_seconds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in "ab":

@@ -93,6 +93,7 @@ def test_float16_passes_over_a_step_that_overflows() -> None:
     assert state.scaler.get_scale() == 2.0**39
 
 
+@pytest.mark.slow
 def test_the_scale_survives_a_resume(tmp_path: Path) -> None:
     changes = {"precision": "float16", "schedule.shape": "constant", "schedule.warmup_steps": 0}
     whole = small(tmp_path / "whole", **changes)
@@ -179,6 +180,7 @@ def test_binary_cross_entropy_is_summed_over_classes() -> None:
     assert found.item() == pytest.approx(expected / 6, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_binary_cross_entropy_learns(tmp_path: Path) -> None:
     changes = {"loss": "bce", "data.batch_size": 64, "schedule.total_steps": 120, "eval_every": 2}
     run = small(tmp_path / "run", **changes)
@@ -274,6 +276,7 @@ def test_the_plain_mean_is_of_the_last_steps() -> None:
     assert average.weights["weight"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
 
 
+@pytest.mark.slow
 def test_a_run_uses_the_plain_mean_and_its_own_weights_before(tmp_path: Path) -> None:
     run = small(tmp_path / "run", **{"optim.average_from": 0.5, "schedule.total_steps": 40})
     saved = torch.load(run.folder / "checkpoints" / "last.pt", weights_only=True)
@@ -292,6 +295,7 @@ def test_two_averages_are_refused() -> None:
         Optim(ema_decay=0.9, average_from=0.5)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_no_longer_learns_and_resume_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,6 +329,7 @@ def test_no_batch_is_tried_that_would_end_the_process() -> None:
     assert 2 <= found <= 16, "32 would take 256 MiB of 200"
 
 
+@pytest.mark.slow
 def test_the_batch_size_that_fits_is_written_down(tmp_path: Path) -> None:
     run = small(tmp_path / "run", **{"data.batch_size": "auto"})
     text = (run.folder / "recipe.toml").read_text()
@@ -342,6 +347,7 @@ def test_tensorboard_gets_every_number_of_the_log(tmp_path: Path) -> None:
         assert [p.value for p in points] == pytest.approx([row[name] for row in rows], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_hardware_may_change_on_resume_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,6 +191,7 @@ def test_a_run_without_a_broken_loss_has_nothing_to_replay(
     assert "no loss broke" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = torch.save, []
 
@@ -216,6 +217,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_reported_with_the_file_it_held(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "model": "vit_mu_patch8_16",
@@ -270,6 +272,7 @@ def test_no_memory_names_the_batch_that_fits(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("no room")
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_needs_the_word_of_the_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,7 @@ def test_what_cannot_differ_from_the_weights_is_refused(start: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_another_size_resamples_the_positions(start: Path, tmp_path: Path) -> None:
     run = tessera.train(
         "digits",
@@ -159,6 +160,7 @@ def test_the_average_follows_the_weights() -> None:
     assert expected > 0.99
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_saved_and_survive_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def test_averaged_weights_are_what_is_saved_and_survive_a_resume(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_while_only_the_head_learns_goes_on_so(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

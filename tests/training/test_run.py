@@ -149,6 +149,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
         tessera.train("digits", out=run.folder, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_before_anything_was_saved_can_be_taken_up(tmp_path: Path) -> None:
     run = small(tmp_path / "run")
     (run.folder / "checkpoints" / "last.pt").unlink()
@@ -156,6 +157,7 @@ def test_a_run_that_failed_before_anything_was_saved_can_be_taken_up(tmp_path: P
     assert (again.results["test"].logits == run.results["test"].logits).all()
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_is_named_as_the_start_of_another(tmp_path: Path) -> None:
     first = small(tmp_path / "first")
     second = small(tmp_path / "second", weights=str(first.folder))

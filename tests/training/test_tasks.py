@@ -160,6 +160,7 @@ def test_rare_labels_can_be_weighed_up(labelled: tuple[Path, TrainedRun], tmp_pa
     assert np.isfinite(run.results["val"].loss)
 
 
+@pytest.mark.slow
 def test_folds_measure_every_training_image_once(
     labelled: tuple[Path, TrainedRun], tmp_path: Path
 ) -> None:
