@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rich.console import Console
 
 import tessera
 from tessera import stressing
-from tessera.checkpoint.artifact import Header, save_artifact
+from tessera.checkpoint.artifact import Calibration, Header, save_artifact
+from tessera.checkpoint.load import load_model
 from tessera.cli import main
 from tessera.data.preprocessing import Preprocessing
 from tessera.data.sources import find_data
@@ -365,3 +367,57 @@ def test_an_unreadable_image_is_left_out_and_named(model: Path, tmp_path: Path) 
     )
     assert found.data["measured"] == 17
     assert "0.png" in found.data["unreadable"][0]
+
+
+def test_what_patches_are_made_from_is_read_only_where_one_is_made(
+    model: Path, tmp_path: Path
+) -> None:
+    images = save_images(tmp_path / "images")
+    (images / "train" / "red" / "0.png").write_bytes(b"no image")
+
+    def run(tests: list[str], *, resume: bool) -> StressResult:
+        return stress(
+            model,
+            images,
+            tests=tests,
+            settings=SMALL,
+            out=tmp_path / "out",
+            resume=resume,
+            console=Console(quiet=True),
+        )
+
+    assert run(["crops"], resume=False).data["notes"] == []
+    notes = run(["crops", "patch"], resume=True).data["notes"]
+    assert len(notes) == 1
+    assert notes[0].startswith("1 images that patches are made from cannot be read")
+    assert "0.png" in notes[0]
+
+
+def test_work_is_not_taken_up_with_another_temperature(data: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.safetensors")
+
+    def run(**changes: Any) -> StressResult:
+        return stress(
+            model,
+            data,
+            tests=["crops"],
+            settings=SMALL,
+            out=tmp_path / "out",
+            console=Console(quiet=True),
+            **changes,
+        )
+
+    run()
+    loaded = load_model(model)
+    warm = Calibration(
+        temperature=2.0,
+        split="val",
+        images=99,
+        nll_before=1.0,
+        nll_after=0.9,
+        ece_before=0.1,
+        ece_after=0.05,
+    )
+    save_artifact(model, loaded.model, replace(loaded.header, calibration=warm))
+    with pytest.raises(ValueError, match="hint: "):
+        run(resume=True)

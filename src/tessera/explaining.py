@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from tessera.explain.faithfulness import (
     verdict,
 )
 from tessera.explain.gradients import shortfall
-from tessera.explain.methods import METHODS, check_method, default_method, passes
+from tessera.explain.methods import METHODS, check_method, check_parts, default_method, passes
 from tessera.explain.question import Question, answer, token_grid
 from tessera.explain.results import ExplainedImage, ExplainedMap, Explanation
 from tessera.explain.sanity import Sanity, cascade, check_weights
@@ -95,6 +96,7 @@ def explain(
     names = tuple(dict.fromkeys(settings.methods)) or (default_method(predictor.model),)
     for name in names:
         check_method(name, predictor.model)
+    check_parts(names, settings.block, settings.head)
     target = find_target(settings.target, predictor)
     settings = replace(settings, methods=names, target=target)
     began = time.perf_counter()
@@ -103,22 +105,25 @@ def explain(
     work = _Work(predictor, settings, folder, _cost(predictor, settings, len(sources)))
     what = f"{len(sources):,} image{'' if len(sources) == 1 else 's'} with {', '.join(names)}"
     say(console, f"work    {what}: about {work.cost:,} forward passes of one image")
-    with counting(console, "explaining", work.cost) as counter:
-        work.run(sources, counter)
-    facts = {
+    facts: dict[str, Any] = {
         "model": model_facts(predictor.model, predictor.header),
         "task": predictor.header.task,
         "methods": list(names),
         "settings": settings.__dict__,
         "unreadable": work.unreadable,
-        "seconds": round(time.perf_counter() - began, 3),
         "environment": environment(picked),
     }
     found = Explanation(images=work.images, sanity=work.sanity, facts=facts)
-    if folder is not None:
-        found.page = write_explanation(
-            folder, found, f"What {Path(model).name} looks at", work.sheet
-        )
+    try:
+        with counting(console, "explaining", work.cost) as counter:
+            work.run(sources, counter)
+    finally:  # what was made before an interruption stands on the page as well
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        facts["not_reached"] = len(sources) - len(work.images) - len(work.unreadable)
+        if folder is not None and work.images:
+            found.page = write_explanation(
+                folder, found, f"What {Path(model).name} looks at", work.sheet
+            )
     return found
 
 
@@ -231,6 +236,7 @@ class _Work:
         model, prepare = self.predictor.model, self.predictor.header.preprocessing
         x = prepare(image)[None].to(self.predictor.device)
         question, predicted = self._question(x)
+        counter.advance(1)
         question = replace(question, on_batch=counter.advance)
         random = self._random(x, question)
         one = ExplainedImage(

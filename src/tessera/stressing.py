@@ -1,23 +1,18 @@
 """When a MODEL breaks on DATA: every test of stress, for one model or several."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from tessera.checkpoint.artifact import LoadedModel
 from tessera.checkpoint.fingerprint import model_fingerprint
 from tessera.checkpoint.load import load_model
-from tessera.data.dataset import Dataset
-from tessera.data.sources import find_data
-from tessera.data.splits import DataSplits
 from tessera.devices import pick_device
 from tessera.journal import JOURNAL, Journal
-from tessera.measuring import splits_as_in_training
 from tessera.progress import counting, say
 from tessera.report.environment import environment
 from tessera.report.facts import model_facts
@@ -25,13 +20,14 @@ from tessera.robustness.autoattack import require_autoattack
 from tessera.robustness.salience import require_salience
 from tessera.run_folder import refuse_used
 from tessera.stress.advice import CONTROLS
-from tessera.stress.classes import known_only, names_of, require_known
+from tessera.stress.classes import known_only, names_of
+from tessera.stress.images import Images, find_images, find_shift
 from tessera.stress.levels import Level, Planned
 from tessera.stress.registry import TESTS, choose_tests
 from tessera.stress.results import StressResult
 from tessera.stress.rows import make_row, mean_of
 from tessera.stress.settings import StressSettings
-from tessera.stress.subject import Found, Subject, draw_images, readable, short_name, unique_names
+from tessera.stress.subject import Found, Subject, short_name, unique_names
 from tessera.stress.writing import write_numbers, write_results
 
 CLEAN = "clean"
@@ -83,32 +79,20 @@ def stress(
     names = unique_names([model, *compare])
     models = {name: load_model(ref, offline=offline) for name, ref in names.items()}
     eye = None if salience is None else _load_eye(salience, offline=offline)
-    images = _find_images(str(data), split, models, settings, bad_share)
-    other = None if shift is None else _find_shift(str(shift), images, models, settings, bad_share)
+    images = find_images(str(data), split, models, settings, bad_share)
+    other = None if shift is None else find_shift(str(shift), images, models, settings, bad_share)
     place = _Place(
         settings=settings,
         tests=chosen,
         models=models,
         eye=eye,
-        images=images,
+        images=images.only_readable() if "patch" in chosen else images,
         shift=other,
         device=pick_device(device),
         batch_size=batch_size,
         console=console or Console(stderr=True, quiet=True),
     )
     return _measure_all(place, folder, resume=resume)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Images:
-    """Images as the data numbers their classes."""
-
-    spec: str
-    split: str
-    measured: Dataset
-    fitting: Dataset
-    unreadable: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +103,8 @@ class _Place:
     tests: tuple[str, ...]
     models: dict[str, LoadedModel]
     eye: LoadedModel | None
-    images: _Images
-    shift: _Images | None
+    images: Images
+    shift: Images | None
     device: torch.device
     batch_size: int
     console: Console
@@ -131,7 +115,7 @@ class _Place:
             "settings": asdict(self.settings),
             "models": {name: model_fingerprint(each) for name, each in self.models.items()},
             "salience": None if self.eye is None else model_fingerprint(self.eye),
-            "data": [self.images.measured.fingerprint(), self.images.fitting.fingerprint()],
+            "data": [self.images.measured.fingerprint(), self.images.drawn],
             "shift": None if self.shift is None else self.shift.measured.fingerprint(),
         }
 
@@ -166,9 +150,9 @@ def _measure_all(place: _Place, folder: Path, *, resume: bool) -> StressResult:
         tests=place.tests,
         models={name: model_facts(each.model, each.header) for name, each in place.models.items()},
         data={
-            **_facts_of(images),
+            **images.facts(),
             "notes": list(images.notes),
-            "shift": None if place.shift is None else _facts_of(place.shift),
+            "shift": None if place.shift is None else place.shift.facts(),
         },
         environment=environment(place.device),
         folder=folder,
@@ -255,95 +239,8 @@ class _Work:
         say(self.place.console, f"{self.name}  {test}: {clean:.1%} to {mean.value:.1%}, {levels}")
 
 
-def _facts_of(images: _Images) -> dict[str, Any]:
-    """Say which images these are."""
-    return {
-        "spec": images.spec,
-        "split": images.split,
-        "measured": len(images.measured),
-        "fingerprint": images.measured.fingerprint(),
-        "unreadable": list(images.unreadable),
-    }
-
-
 def _words(level: Level) -> dict[str, Any]:
     return {"series": level.series, "value": level.value, "text": level.text}
-
-
-def _find_images(
-    spec: str,
-    split: str,
-    models: dict[str, LoadedModel],
-    settings: StressSettings,
-    bad_share: float,
-) -> _Images:
-    """Find, match and draw the images that are measured, and others for what must be learnt."""
-    found = find_data(spec)
-    if found.task != "classify":
-        raise ValueError(
-            f"{spec} is labelled for {found.task}\nhint: stress wants one class an image"
-        )
-    for name, loaded in models.items():
-        require_known(found, names_of(loaded), name)
-    first = next(iter(models.values())).header
-    header = replace(first, class_names=names_of(next(iter(models.values()))))
-    splits = splits_as_in_training(spec, split, header)
-    drawn = draw_images(splits[split], settings.images, settings.seed)
-    measured, unreadable = readable(drawn, bad_share)
-    fitting, notes = _fitting(splits, split, measured, settings)
-    return _Images(
-        spec=spec,
-        split=split,
-        measured=measured,
-        fitting=fitting,
-        unreadable=unreadable,
-        notes=(*splits.notes, *notes),
-    )
-
-
-def _fitting(
-    splits: DataSplits, split: str, measured: Dataset, settings: StressSettings
-) -> tuple[Dataset, list[str]]:
-    """Images that a universal patch is made from: of the training split, but none measured."""
-    train = splits["train"]
-    if split == "train":
-        rest = np.flatnonzero(~np.isin(train.rows, measured.rows))
-        if not len(rest):
-            return measured, ["universal patches are made from the images that they are tried on"]
-        train = train.subset(rest)
-    drawn = draw_images(train, settings.images, settings.seed)
-    return readable(drawn, 1.0)[0], []
-
-
-def _find_shift(
-    spec: str,
-    images: _Images,
-    models: dict[str, LoadedModel],
-    settings: StressSettings,
-    bad_share: float,
-) -> _Images:
-    """Find the second data set, its test split where it has one, and the classes that both have."""
-    found = find_data(spec)
-    if found.task != "classify":
-        raise ValueError(
-            f"{spec} is labelled for {found.task}\nhint: --shift wants one class an image"
-        )
-    split = next(name for name in ("test", "val", "train") if name in found.splits)
-    data = found[split]
-    for name, loaded in models.items():
-        known_only(data, names_of(loaded), name, spec)
-    measured = images.measured
-    present = {measured.class_names[k] for k in np.unique(measured.labels)}
-    common = [k for k, name in enumerate(data.class_names) if name in present]
-    data = data.subset(np.flatnonzero(np.isin(data.labels, common)))
-    if not len(data):
-        raise ValueError(
-            f"{images.spec} and {spec} have no class in common\n"
-            "hint: classes are matched by name; rename the folders or labels"
-        )
-    drawn = draw_images(data, settings.images, settings.seed)
-    kept, unreadable = readable(drawn, bad_share)
-    return _Images(spec=spec, split=split, measured=kept, fitting=kept, unreadable=unreadable)
 
 
 def _load_eye(ref: str | Path, *, offline: bool) -> LoadedModel:

@@ -11,14 +11,18 @@ import torch
 from PIL import Image
 
 import tessera
+from tessera import explaining
 from tessera.checkpoint.artifact import Header, save_artifact
 from tessera.cli import main
 from tessera.config import ViTConfig
+from tessera.data.images import as_image
 from tessera.data.preprocessing import Preprocessing
+from tessera.explain.methods import METHODS
 from tessera.explain.overlay import colours_of, overlay
 from tessera.explaining import ExplainSettings, explain, explain_model, find_target
 from tessera.models.vit import ViT
 from tessera.predict import load
+from tessera.progress import Counter
 
 NAMES = ("tench, Tinca tinca", "ant", "bee")
 
@@ -125,6 +129,12 @@ def test_a_target_is_a_name_or_a_number(model: Path, target: Any, number: Any) -
             ["IMAGE", "--block", "5", "--method", "attention"],
             "block 5 is not in a model of",
         ),
+        (
+            ["IMAGE", "--block", "0"],
+            "block 0 changes nothing in relevance\nhint: leave it out, or take a method that "
+            "looks at one block: attention, grad-cam",
+        ),
+        (["IMAGE", "--method", "grad-cam", "--head", "1"], "looks at one head: attention"),
         (["EMPTY"], "has no images"),
         (["NOTHING.jpg"], "no such image"),
         ([], "no images given\nhint: give files, folders"),
@@ -182,6 +192,43 @@ def test_an_unreadable_image_is_named_and_left_out(
     assert main(["explain", str(model), str(tmp_path), "--out", str(out), *FAST]) == 1
     assert "b.jpg" in capsys.readouterr().err
     assert (out / "0000-a.relevance.png").exists()
+
+
+def test_what_was_made_before_an_interruption_stands_on_the_page(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [photo(tmp_path / f"{i}.png") for i in range(3)]
+
+    def stopped_at_the_third(source: Any) -> Image.Image:
+        if str(source) == str(paths[2]):
+            raise KeyboardInterrupt
+        return as_image(source)
+
+    monkeypatch.setattr(explaining, "as_image", stopped_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        explain(model, paths, ExplainSettings(methods=["rollout"]), out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert [Path(image["name"]).name for image in found["images"]] == ["0.png", "1.png"]
+    assert found["not_reached"] == 1
+    assert found["methods"][0]["sanity"] is None
+    assert "1 more images were asked for" in (tmp_path / "out" / "explain.html").read_text()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_work_that_is_announced_is_the_work_that_is_counted(
+    method: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    expected: list[int | None] = []
+
+    def begin(self: Counter, bar: Any, text: str, total: int | None) -> None:
+        expected.append(total)
+
+    monkeypatch.setattr(Counter, "__init__", begin)
+    monkeypatch.setattr(Counter, "advance", lambda self, pieces: done.append(pieces))
+    settings = ExplainSettings(methods=[method], curve_steps=3, sanity_images=1)
+    explain(model, [photo(tmp_path / f"{i}.png") for i in range(2)], settings)
+    assert [sum(done)] == expected
 
 
 def test_a_turned_photograph_is_explained_upright(model: Path, tmp_path: Path) -> None:

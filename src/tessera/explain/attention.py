@@ -106,6 +106,7 @@ def attention(
     with watched(model, found.__setitem__, {block, c.depth}):
         tokens = model.forward_features(image)
         model.pool(tokens)
+    question.on_batch(1)
     a = found[block][0]
     if question.head is not None and not 0 <= question.head < len(a):
         raise ValueError(f"head {question.head} is not in an attention of {len(a)} heads from 0")

@@ -43,6 +43,7 @@ def _of_tokens(model: ViT, image: Tensor, question: Question) -> Float[Tensor, "
             tokens = model.forward_features(image.detach().clone().requires_grad_())
             y = of_target(model.forward_head(tokens), question).sum()
             (gradient,) = torch.autograd.grad(y, seen)
+            question.on_batch(3)
     finally:
         handle.remove()
     count = tokens.patches.shape[1]
@@ -59,6 +60,7 @@ def _of_sums(model: ViT, image: Tensor, question: Question) -> Float[Tensor, " n
         tokens = model.forward_features(image.detach().clone().requires_grad_())
         y = of_target(model.forward_head(tokens), question).sum()
         (gradient,) = torch.autograd.grad(y, [found[block]])
+    question.on_batch(3)
     added = (found[block].detach() * gradient)[0].sum(dim=0)  # n of the pool, t t of a block
     if added.ndim == 2:
         special = c.pool == "cls"
@@ -92,7 +94,7 @@ def integrated_gradients(
             y = output(model, scaled, question).sum()
             (gradient,) = torch.autograd.grad(y, scaled)
         total += gradient.sum(dim=0, keepdim=True)
-        question.on_batch(len(part))
+        question.on_batch(3 * len(part))
     return (image * total / question.steps)[0].sum(dim=0)
 
 

@@ -1,6 +1,6 @@
 """All methods by name: what each wants of a model, and what it says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -31,6 +31,8 @@ class Method:
     """Values below 0 speak against the class; pictures show what speaks for it."""
     is_colour: bool = False
     """Three numbers a patch, which say nothing about importance."""
+    takes: tuple[str, ...] = ()
+    """Which of block and head it can be asked for."""
 
 
 METHODS: dict[str, Method] = {
@@ -56,10 +58,12 @@ METHODS: dict[str, Method] = {
         make=attention,
         needs_encoder=True,
         of_class=False,
+        takes=("block", "head"),
         meaning="Where the tokens that the head reads look, in one block; it knows no class.",
     ),
     "grad-cam": Method(
         make=grad_cam,
+        takes=("block",),
         meaning="What each patch adds to the token that is read, where that raises the class; sees "
         "one block (after Selvaraju et al., 2017).",
     ),
@@ -121,6 +125,22 @@ def check_method(name: str, model: ViT) -> Method:
             f"hint: for this model there are {others}"
         )
     return method
+
+
+def check_parts(names: Sequence[str], block: int | None, head: int | None) -> None:
+    """Refuse a block or a head that no method would look at.
+
+    Raises:
+        ValueError: One is given, and none of the methods takes it.
+    """
+    for part, value in {"block": block, "head": head}.items():
+        takers = [key for key, method in METHODS.items() if part in method.takes]
+        if value is not None and not set(takers) & set(names):
+            raise ValueError(
+                f"{part} {value} changes nothing in {', '.join(names)}\n"
+                f"hint: leave it out, or take a method that looks at one {part}: "
+                f"{', '.join(takers)}"
+            )
 
 
 def passes(name: str, model: ViT, grid: tuple[int, int], steps: int) -> int:

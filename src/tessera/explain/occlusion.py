@@ -27,6 +27,7 @@ def occlusion(
     places = [(r, c) for r in range(0, grid[0], side) for c in range(0, grid[1], side)]
     found = torch.zeros(grid, device=image.device)
     whole = output(model, image, question)[0]
+    question.on_batch(1)
     for start in range(0, len(places), question.batch_size):
         part = places[start : start + question.batch_size]
         covered = image.repeat(len(part), 1, 1, 1)

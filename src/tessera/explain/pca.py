@@ -18,6 +18,7 @@ def token_pca(
     largest value is positive. Components that do not exist are 0. Knows no class.
     """
     tokens = model.forward_features(image)
+    question.on_batch(1)
     x = tokens.patches[0].cpu().double()
     x = x - x.mean(dim=0)
     u, s, _ = torch.linalg.svd(x, full_matrices=False)

@@ -32,6 +32,7 @@ def rollout(
     with watched(model, keep):
         tokens = model.forward_features(image)
         model.pool(tokens)
+    question.on_batch(1)
     start = read_weights(model, tokens, pools[0] if pools else None)[0]
     row = rolled(start, [means[i] for i in sorted(means)])
     return on_grid(row[-tokens.patches.shape[1] :], token_grid(model, image))
@@ -91,6 +92,7 @@ def _weighted(model: ViT, image: Tensor, question: Question) -> tuple[list[Tenso
         y = of_target(model.forward_head(seen[0]), question).sum()
         numbers = sorted(found)
         gradients = torch.autograd.grad(y, [found[i] for i in numbers])
+    question.on_batch(3)
     weighted = [
         (gradient * found[i].detach()).clamp(min=0)[0].mean(dim=0)
         for i, gradient in zip(numbers, gradients, strict=True)

@@ -83,9 +83,16 @@ DOMAIN = Advice(
     source="Taori et al. (2020)",
 )
 COMPRESSION = Advice(
-    text="compress and shrink training images as those in use are",
-    flags="--augment.crop-scale 0.08 1.0 --augment.policy randaugment",
+    text="train on copies that are compressed and shrunk as the images in use are; no flag makes "
+    "them",
+    flags="",
     source="Hendrycks and Dietterich (2019)",
+)
+
+SHAPE = Advice(
+    text="turn, shear and move training images",
+    flags="--augment.policy randaugment --augment.rotate 15",
+    source="Cubuk et al. (2020), RandAugment",
 )
 
 BY_TEST = {
@@ -117,6 +124,7 @@ BY_CORRUPTION = {
     "contrast": COLOUR,
     "saturate": COLOUR,
     "spatter": ERASING,
+    "elastic_transform": SHAPE,
     "pixelate": COMPRESSION,
     "jpeg_compression": COMPRESSION,
 }

@@ -117,35 +117,30 @@ def origins(
 
 
 DEFOCUS_BLUR = Corruption(
-    kind="blur",
     apply=defocus_blur,
     imagenet=((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5)),
     cifar=((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
 )
 """Radius and softness, in pixels."""
 GLASS_BLUR = Corruption(
-    kind="blur",
     apply=glass_blur,
     imagenet=((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     cifar=((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
 )
 """Deviation of the blur and longest step, in pixels; times."""
 MOTION_BLUR = Corruption(
-    kind="blur",
     apply=motion_blur,
     imagenet=((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0)),
     cifar=((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5)),
 )
 """Radius and deviation, in pixels."""
 ZOOM_BLUR = Corruption(
-    kind="blur",
     apply=zoom_blur,
     imagenet=((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     cifar=((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
 )
 """End and step of the zooms; the end is left out."""
 GAUSSIAN_BLUR = Corruption(
-    kind="blur",
     apply=gaussian_blur,
     imagenet=(1.0, 2.0, 3.0, 4.0, 6.0),
     cifar=(0.4, 0.6, 0.7, 0.8, 1.0),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,7 +23,6 @@ CIFAR_UP_TO = 64
 class Corruption:
     """One corruption at five severities, for small images and for others."""
 
-    kind: Literal["noise", "blur", "weather", "digital"]
     apply: Apply
     imagenet: tuple[Any, ...]
     """Levels by severity, for images of 224 pixels."""

@@ -99,19 +99,16 @@ def affine(image: Picture, reach: float, rng: np.random.Generator) -> tuple[np.n
 
 
 BRIGHTNESS = Corruption(
-    kind="digital",
     apply=brightness,
     imagenet=(0.1, 0.2, 0.3, 0.4, 0.5),
     cifar=(0.05, 0.1, 0.15, 0.2, 0.3),
 )
 CONTRAST = Corruption(
-    kind="digital",
     apply=contrast,
     imagenet=(0.4, 0.3, 0.2, 0.1, 0.05),
     cifar=(0.75, 0.5, 0.4, 0.3, 0.15),
 )
 ELASTIC_TRANSFORM = Corruption(
-    kind="digital",
     apply=elastic_transform,
     imagenet=(
         (14.0, 2.24, 0.0),
@@ -132,19 +129,16 @@ ELASTIC_TRANSFORM = Corruption(
 in pixels. The first table is that of the package imagecorruptions, since the effect of the first
 generator's does not rise with severity."""
 PIXELATE = Corruption(
-    kind="digital",
     apply=pixelate,
     imagenet=(0.6, 0.5, 0.4, 0.3, 0.25),
     cifar=(0.95, 0.9, 0.85, 0.75, 0.65),
 )
 JPEG_COMPRESSION = Corruption(
-    kind="digital",
     apply=jpeg_compression,
     imagenet=(25, 18, 15, 10, 7),
     cifar=(80, 65, 58, 50, 40),
 )
 SATURATE = Corruption(
-    kind="digital",
     apply=saturate,
     imagenet=((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2)),
     cifar=((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2)),

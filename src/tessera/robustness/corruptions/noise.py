@@ -29,25 +29,21 @@ def speckle_noise(image: Picture, sigma: float, scale: float, rng: np.random.Gen
 
 
 GAUSSIAN_NOISE = Corruption(
-    kind="noise",
     apply=gaussian_noise,
     imagenet=(0.08, 0.12, 0.18, 0.26, 0.38),
     cifar=(0.04, 0.06, 0.08, 0.09, 0.10),
 )
 SHOT_NOISE = Corruption(
-    kind="noise",
     apply=shot_noise,
     imagenet=(60.0, 25.0, 12.0, 5.0, 3.0),
     cifar=(500.0, 250.0, 100.0, 75.0, 50.0),
 )
 IMPULSE_NOISE = Corruption(
-    kind="noise",
     apply=impulse_noise,
     imagenet=(0.03, 0.06, 0.09, 0.17, 0.27),
     cifar=(0.01, 0.02, 0.03, 0.05, 0.07),
 )
 SPECKLE_NOISE = Corruption(
-    kind="noise",
     apply=speckle_noise,
     imagenet=(0.15, 0.2, 0.35, 0.45, 0.6),
     cifar=(0.06, 0.1, 0.12, 0.16, 0.2),

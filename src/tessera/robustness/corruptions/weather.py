@@ -168,7 +168,6 @@ def rims(drops: np.ndarray) -> Layer:
 
 
 SNOW = Corruption(
-    kind="weather",
     apply=snow,
     imagenet=(
         (0.1, 0.3, 3.0, 0.5, 10.0, 4.0, 0.8),
@@ -188,21 +187,18 @@ SNOW = Corruption(
 """Mean and deviation of the noise, zoom, threshold, radius and deviation of the fall in pixels,
 share of the image that is not whitened."""
 FROST = Corruption(
-    kind="weather",
     apply=frost,
     imagenet=((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
     cifar=((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
 )
 """Shares of the image and of the frost."""
 FOG = Corruption(
-    kind="weather",
     apply=fog,
     imagenet=((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4)),
     cifar=((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75)),
 )
 """Thickness, and decay of the displacements."""
 SPATTER = Corruption(
-    kind="weather",
     apply=spatter,
     imagenet=(
         (0.65, 0.3, 4.0, 0.69, 0.6, 0),
