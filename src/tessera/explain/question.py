@@ -65,8 +65,26 @@ def answer(model: ViT, images: Float[Tensor, "b c h w"], question: Question) -> 
     return torch.cat(parts)
 
 
+def block_number(model: ViT, block: int | None) -> int:
+    """Return the number of a block, counted from 0; None is the last one.
+
+    Blocks of Swin and Hiera are counted through all stages.
+
+    Raises:
+        ValueError: No such block.
+    """
+    count = model.config.num_layers
+    index = count - 1 if block is None else block
+    if not -count <= index < count:
+        raise ValueError(f"block {block} is not in a model of depth {count}")
+    return index % count
+
+
 def token_grid(model: ViT, image: Float[Tensor, "b c h w"]) -> Grid:
-    """Return the rows and columns of tokens that an image becomes."""
+    """Return the rows and columns of tokens that an image becomes: those that the head reads.
+
+    In Swin and Hiera these are the tokens of the last stage, the largest of all.
+    """
     return grid_of(image, model.config.patch_size)
 
 
