@@ -123,9 +123,9 @@ def attention(
 def received(a: Float[Tensor, "w q k"], tiling: Tiling) -> Float[Tensor, " n"]:
     """Return how much every token is looked at, as a mean over all tokens that look.
 
-    A token looks at nothing outside of its window. Where windows are padded, padding does not count
-    as a token that looks, and the weight that tokens give to padding is cut off with it: the map
-    sums to less than 1. Without padding it sums to 1.
+    A token looks at nothing outside of its window. The map sums to 1. Where windows are padded,
+    padding does not count as a token that looks, and the weight that tokens give to padding is cut
+    off: then the map sums to less.
 
     Args:
         a: Attention in every window, rows summing to 1.

@@ -112,7 +112,9 @@ def check_method(name: str, model: ViT) -> Method:
     others = ", ".join(key for key in METHODS if _defined(METHODS[key], model))
     if not _has_blocks(method, model):
         kind = model.config.patch_embed
-        wants = "follows tokens through all blocks" if method.needs_encoder else "looks into a block"
+        wants = (
+            "follows tokens through all blocks" if method.needs_encoder else "looks into a block"
+        )
         why = "attends inside of windows on several grids" if kind in HIERARCHICAL else "has none"
         raise ValueError(
             f"{name} {wants} of an encoder, and patch_embed={kind!r} {why}\n"
