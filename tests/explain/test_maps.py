@@ -354,7 +354,7 @@ def test_a_network_without_encoder_has_the_methods_that_mean_something_there(kin
         ):
             check_method(name, model)
     if kind == "resnetv2":
-        with pytest.raises(ValueError, match=r"attention looks into a block .* has none\nhint: "):
+        with pytest.raises(ValueError, match=r"attention looks into blocks .* has none\nhint: "):
             check_method("attention", model)
 
 

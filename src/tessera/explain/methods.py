@@ -112,12 +112,10 @@ def check_method(name: str, model: ViT) -> Method:
     others = ", ".join(key for key in METHODS if _defined(METHODS[key], model))
     if not _has_blocks(method, model):
         kind = model.config.patch_embed
-        wants = (
-            "follows tokens through all blocks" if method.needs_encoder else "looks into a block"
-        )
+        does = "follows tokens through all" if method.needs_encoder else "looks into"
         why = "attends inside of windows on several grids" if kind in HIERARCHICAL else "has none"
         raise ValueError(
-            f"{name} {wants} of an encoder, and patch_embed={kind!r} {why}\n"
+            f"{name} {does} blocks of an encoder, and patch_embed={kind!r} {why}\n"
             f"hint: for this model there are {others}"
         )
     if not _defined(method, model):

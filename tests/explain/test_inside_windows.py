@@ -166,7 +166,7 @@ def test_the_attention_of_every_block_is_that_of_transformers(case: str, tmp_pat
     theirs(pixels, output_attentions=True)
     found, where = ours.attention_weights(pixels, range(len(seen))), plans(ours, size)
     assert len(seen) == ours.config.num_layers == len(where)
-    (height, width), strides = where[0].grid, len(ours.config.stem_blocks) - 1
+    height, strides = where[0].grid[0], len(ours.config.stem_blocks) - 1
     for a, wanted, plan in zip(found, seen, where, strict=True):
         # Measured: 8.4e-7, where attention is at most 1.
         if kind == "Swin":
