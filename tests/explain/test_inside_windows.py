@@ -270,7 +270,7 @@ def test_blocks_and_heads_that_are_not_there_are_named() -> None:
     for block in (6, -7):
         with pytest.raises(ValueError, match=f"block {block} is not in a model of depth 6"):
             attention(model, x, Question(block=block))
-    for block, heads in ((0, 2), (3, 4), (None, 8)):
+    for block, heads in ((0, 2), (3, 4), (-1, 8)):
         attention(model, x, Question(block=block, head=heads - 1))
         for head in (heads, -1):
             message = f"head {head} is not in an attention of {heads} heads from 0"
