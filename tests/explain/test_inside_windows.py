@@ -252,6 +252,15 @@ def test_the_last_map_says_where_the_mean_that_the_head_reads_comes_from(kind: s
         torch.testing.assert_close(summed, mean, rtol=0, atol=1e-5)
 
 
+def test_every_window_gets_the_same_sum_whatever_it_shows() -> None:
+    model = make("Swin")
+    found = attention(model, images(1, (32, 32)), Question(block=0))
+    sums = found.view(2, 4, 2, 4).sum(dim=(1, 3))
+    # Measured: 0.
+    torch.testing.assert_close(sums, torch.full((2, 2), 0.25), rtol=0, atol=1e-5)
+    assert found.std() > 1e-3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_are_counted_through_all_stages(kind: str) -> None:
     model = make(kind)

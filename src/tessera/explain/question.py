@@ -23,8 +23,8 @@ class Question:
     """Divides the logits of classes before they become probabilities, as the model's calibration
     says."""
     block: int | None = None
-    """Which block, counted from 0 through all stages, negative from the end; None is what the method
-    says."""
+    """Which block, counted from 0 through all stages, negative from the end; None is what the
+    method says."""
     head: int | None = None
     """Which attention head; None is the mean of all."""
     steps: int = 32
