@@ -124,7 +124,8 @@ def received(a: Float[Tensor, "w q k"], tiling: Tiling) -> Float[Tensor, " n"]:
     """Return how much every token is looked at, as a mean over all tokens that look.
 
     A token looks at nothing outside of its window, so every window gets the share that its tokens
-    are of all, and only values inside of one window can be compared. The map sums to 1. Where
+    are of all, and only values inside of one window can be compared; in a shifted window at the
+    border, each part that came from another side is a window of its own. The map sums to 1. Where
     windows are padded, padding does not count as a token that looks, and the weight that tokens
     give to padding is cut off: then the map sums to less.
 
