@@ -39,7 +39,8 @@ def test_every_shipped_recipe_begins_with_command_hardware_and_result(name: str)
     lines = shipped()[name].read_text(encoding="utf-8").splitlines()
     header = [line for line in lines[:3] if line.startswith("#")]
     assert len(header) == 3, "the first three lines are a comment"
-    assert any("tessera train" in line for line in lines if line.startswith("#"))
+    verb = "study" if name == "study" else "train"
+    assert any(f"tessera {verb}" in line for line in lines if line.startswith("#"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -96,7 +96,7 @@ def explain(
     names = tuple(dict.fromkeys(settings.methods)) or (default_method(predictor.model),)
     for name in names:
         check_method(name, predictor.model)
-    check_parts(names, settings.block, settings.head)
+    check_parts(predictor.model, names, settings.block, settings.head)
     target = find_target(settings.target, predictor)
     settings = replace(settings, methods=names, target=target)
     began = time.perf_counter()

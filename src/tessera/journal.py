@@ -14,11 +14,14 @@ class Journal:
 
     Args:
         identity: What the work is about: all that must be the same when it is taken up again.
+        extent: How much of it is wanted, which may be another then.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], extent: dict[str, Any] | None = None
+    ) -> None:
         self.path = folder / JOURNAL
-        self.identity = identity
+        self.identity, self.extent = identity, extent or {}
         self.done: dict[str, Any] = {}
 
     def restore(self) -> None:
@@ -47,7 +50,15 @@ class Journal:
         self.done[key] = value
         self.save()
 
+    @staticmethod
+    def wanted(folder: Path) -> dict[str, Any]:
+        """Return the extent of the work in a folder; empty where there is none."""
+        path = folder / JOURNAL
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return dict(found.get("extent", {}))
+
     def save(self) -> None:
         """Write everything down."""
-        text = json.dumps({"identity": self.identity, "done": self.done}, indent=1) + "\n"
+        found = {"identity": self.identity, "extent": self.extent, "done": self.done}
+        text = json.dumps(found, indent=1) + "\n"
         write_atomically(self.path, lambda part: part.write_text(text, encoding="utf-8"))

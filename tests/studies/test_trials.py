@@ -113,7 +113,7 @@ def test_a_study_goes_on_where_it_was_stopped(fake: Path) -> None:
         run(fake, "none", "learned", "shaw", seeds=[0], jobs=2)
     done = json.loads((fake / "journal.json").read_text())["done"]
     assert set(done) == {"none/seed 0", "learned/seed 0"}
-    with pytest.raises(ValueError, match="another seeds, variants"):
+    with pytest.raises(ValueError, match="another variants"):
         run(fake, "none", resume=True)
     with pytest.raises(ValueError, match="already holds results"):
         run(fake, "none")
@@ -122,6 +122,20 @@ def test_a_study_goes_on_where_it_was_stopped(fake: Path) -> None:
     assert found.missing == []
     assert "resumed 2 of them are finished" in said.getvalue()
     assert "none, seed 0" not in said.getvalue()
+
+
+def test_seeds_may_be_added_to_a_study(fake: Path) -> None:
+    first = run(fake, "none", "learned", seeds=[0, 2])
+    kept = json.loads((fake / "journal.json").read_text())["done"]
+    said = io.StringIO()
+    again = run(fake, "none", "learned", resume=True, said=said)
+    assert again.plan.seeds == first.plan.seeds == (0, 2), "as it began"
+    assert "resumed 4 of them are finished" in said.getvalue()
+    more = run(fake, "none", "learned", seeds=[0, 2, 5], resume=True)
+    assert more.missing == []
+    done = json.loads((fake / "journal.json").read_text())["done"]
+    assert {key: done[key] for key in kept} == kept
+    assert set(done) - set(kept) == {"none/seed 5", "learned/seed 5"}
 
 
 def test_one_seed_leaves_the_interval_unknown(fake: Path) -> None:

@@ -43,7 +43,7 @@ class Arguments(Command):
     target: str | None = None
     """The class to explain, by name or number; left out: what the model says of each image."""
     block: int | None = None
-    """For attention and grad-cam: which block, from 0, or from the end below 0."""
+    """For attention and grad-cam: which block, from 0 over all stages, or from the end below 0."""
     head: int | None = None
     """For attention: which head, from 0; left out: the mean of all."""
     steps: int = 32

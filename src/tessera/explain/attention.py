@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tessera.explain.question import Question, on_grid, token_grid
+from tessera.explain.question import Question, block_number, on_grid, token_grid
 from tessera.models.vit import Tokens, ViT
 from tessera.nn.attention import Attention
 from tessera.nn.block import Block
 from tessera.nn.pool import AttentionPool, SeqPool
+from tessera.nn.stages import Stages
+from tessera.nn.windows import Tiling
 
 Keep = Callable[[int, Tensor], None]
 """Gets the number of a block and its A, ``b heads t t``; the pool has the number ``depth``, and its
@@ -95,31 +97,58 @@ def attention(
     Without ``block``, the weights with which an attention pool reads the patches, and in a model
     without such a pool the last block. Without ``head``, the mean of the heads.
 
+    Swin and Hiera have blocks on grids of several sizes, and the map has the grid of the tokens
+    that the block looks at. Their head reads the mean of all tokens, so each token gets the mean
+    over all that look; see ``received``.
+
     Raises:
         ValueError: No such block or head.
     """
     c, found = model.config, dict[int, Tensor]()
-    pooled = c.pool in ("map", "seq")
-    block = _numbered(model, question.block)
-    if block is None:
-        block = c.depth if pooled else c.depth - 1
+    if isinstance(model.patch_embed, Stages):
+        question.on_batch(1)
+        (looked,) = model.patch_embed.look(image, [block_number(model, question.block)])
+        a = _of_head(looked.weights[0].transpose(0, 1), question.head)
+        return on_grid(received(a, looked.tiling), looked.tiling.grid)
+    pooled = c.pool in ("map", "seq") and question.block is None
+    block = c.depth if pooled else block_number(model, question.block)
     with watched(model, found.__setitem__, {block, c.depth}):
         tokens = model.forward_features(image)
         model.pool(tokens)
     question.on_batch(1)
-    a = found[block][0]
-    if question.head is not None and not 0 <= question.head < len(a):
-        raise ValueError(f"head {question.head} is not in an attention of {len(a)} heads from 0")
-    a = a.mean(dim=0) if question.head is None else a[question.head]
+    a = _of_head(found[block][0], question.head)
     if block < c.depth:
         a = (read_weights(model, tokens, found.get(c.depth))[0] @ a)[-tokens.patches.shape[1] :]
     return on_grid(a, token_grid(model, image))
 
 
-def _numbered(model: ViT, block: int | None) -> int | None:
-    if block is None:
-        return None
-    depth = model.config.depth
-    if not -depth <= block < depth:
-        raise ValueError(f"block {block} is not in a model of depth {depth}")
-    return block % depth
+def received(a: Float[Tensor, "w q k"], tiling: Tiling) -> Float[Tensor, " n"]:
+    """Return how much every token is looked at, as a mean over all tokens that look.
+
+    A token looks at nothing outside of its window, so every window gets the share that its tokens
+    are of all, and only values inside of one window can be compared; in a shifted window at the
+    border, each part that came from another side is a window of its own. The map sums to 1. Where
+    windows are padded, padding does not count as a token that looks, and the weight that tokens
+    give to padding is cut off: then the map sums to less.
+
+    Args:
+        a: Attention in every window, rows summing to 1.
+        tiling: Where the keys are.
+
+    Returns:
+        One number a token, in raster order of the tiling's grid.
+    """
+    queries = a.shape[0] * a.shape[1]
+    if tiling.padded != tiling.grid:
+        queries = tiling.grid[0] * tiling.grid[1]
+        a = a * tiling.cut(a.new_ones(1, queries, 1))[0]  # w q 1, 0 on padding
+    total = a.sum(dim=1)[None, :, :, None]  # 1 w k 1
+    return tiling.glue(total)[0, :, 0] / queries
+
+
+def _of_head(a: Float[Tensor, "heads *s"], head: int | None) -> Float[Tensor, "*s"]:
+    if head is None:
+        return a.mean(dim=0)
+    if not 0 <= head < len(a):
+        raise ValueError(f"head {head} is not in an attention of {len(a)} heads from 0")
+    return a[head]

@@ -7,7 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tessera.explain.attention import watched
-from tessera.explain.question import Question, of_target, on_grid, output, token_grid
+from tessera.explain.question import (
+    Question,
+    block_number,
+    of_target,
+    on_grid,
+    output,
+    token_grid,
+)
 from tessera.models.vit import ViT
 
 
@@ -36,7 +43,7 @@ def _of_tokens(model: ViT, image: Tensor, question: Question) -> Float[Tensor, "
     def hook(module: nn.Module, args: Any, made: Tensor) -> None:
         seen.append(made)
 
-    place = model.blocks[_block(model, question.block)] if depth else model.patch_embed
+    place = model.blocks[block_number(model, question.block)] if depth else model.patch_embed
     handle = place.register_forward_hook(hook)
     try:
         with torch.enable_grad():
@@ -55,7 +62,7 @@ def _of_sums(model: ViT, image: Tensor, question: Question) -> Float[Tensor, " n
     """A x_n of what patches add to the class token, or to the pool."""
     c, found = model.config, dict[int, Tensor]()
     own = c.pool in ("map", "seq") and question.block is None
-    block = c.depth if own else _block(model, question.block)
+    block = c.depth if own else block_number(model, question.block)
     with torch.enable_grad(), watched(model, found.__setitem__, {block}):
         tokens = model.forward_features(image.detach().clone().requires_grad_())
         y = of_target(model.forward_head(tokens), question).sum()
@@ -67,14 +74,6 @@ def _of_sums(model: ViT, image: Tensor, question: Question) -> Float[Tensor, " n
         rows = added[: c.positioned_prefix] if special else added[-tokens.patches.shape[1] :]
         added = rows.sum(dim=0)
     return added[-tokens.patches.shape[1] :]
-
-
-def _block(model: ViT, block: int | None) -> int:
-    depth = model.config.depth
-    index = depth - 1 if block is None else block
-    if not -depth <= index < depth:
-        raise ValueError(f"block {block} is not in a model of depth {depth}")
-    return index % depth
 
 
 def integrated_gradients(

@@ -11,7 +11,7 @@ from tessera.explain.attention import attention
 from tessera.explain.gradients import grad_cam, integrated_gradients
 from tessera.explain.occlusion import occlusion, windows
 from tessera.explain.pca import token_pca
-from tessera.explain.question import Question
+from tessera.explain.question import Question, block_number
 from tessera.explain.rollout import gradient_rollout, relevance, rollout
 from tessera.models.vit import ViT
 
@@ -24,7 +24,9 @@ class Method:
     meaning: str
     """What the map shows, in one sentence."""
     needs_encoder: bool = False
-    """Wants blocks in which all tokens attend."""
+    """Follows tokens through all blocks, so it wants an encoder, which has one grid."""
+    needs_attention: bool = False
+    """Wants a block in which tokens attend, if only inside of windows."""
     of_class: bool = True
     """Speaks about one class, so it wants a head."""
     signed: bool = False
@@ -56,7 +58,7 @@ METHODS: dict[str, Method] = {
     ),
     "attention": Method(
         make=attention,
-        needs_encoder=True,
+        needs_attention=True,
         of_class=False,
         takes=("block", "head"),
         meaning="Where the tokens that the head reads look, in one block; it knows no class.",
@@ -112,12 +114,13 @@ def check_method(name: str, model: ViT) -> Method:
         raise ValueError(f"no method {name!r}\nhint: {guess}methods are {', '.join(METHODS)}")
     method = METHODS[name]
     others = ", ".join(key for key in METHODS if _defined(METHODS[key], model))
-    if method.needs_encoder and model.config.depth == 0:
+    if not _has_blocks(method, model):
         kind = model.config.patch_embed
+        does = "follows tokens through all" if method.needs_encoder else "looks into"
         why = "attends inside of windows on several grids" if kind in HIERARCHICAL else "has none"
         raise ValueError(
-            f"{name} follows attention through the blocks of an encoder, and patch_embed={kind!r} "
-            f"{why}\nhint: for this model there are {others}"
+            f"{name} {does} blocks of an encoder, and patch_embed={kind!r} {why}\n"
+            f"hint: for this model there are {others}"
         )
     if not _defined(method, model):
         raise ValueError(
@@ -127,14 +130,22 @@ def check_method(name: str, model: ViT) -> Method:
     return method
 
 
-def check_parts(names: Sequence[str], block: int | None, head: int | None) -> None:
+def check_parts(model: ViT, names: Sequence[str], block: int | None, head: int | None) -> None:
     """Refuse a block or a head that no method would look at.
 
+    Grad-CAM looks at blocks only where the model has an encoder.
+
     Raises:
-        ValueError: One is given, and none of the methods takes it.
+        ValueError: One is given, and none of the methods takes it; or there is no such block.
     """
+    if block is not None:
+        block_number(model, block)
     for part, value in {"block": block, "head": head}.items():
-        takers = [key for key, method in METHODS.items() if part in method.takes]
+        takers = [
+            key
+            for key, method in METHODS.items()
+            if part in method.takes and (model.config.depth or key != "grad-cam")
+        ]
         if value is not None and not set(takers) & set(names):
             raise ValueError(
                 f"{part} {value} changes nothing in {', '.join(names)}\n"
@@ -154,5 +165,10 @@ def passes(name: str, model: ViT, grid: tuple[int, int], steps: int) -> int:
 
 
 def _defined(method: Method, model: ViT) -> bool:
-    has_encoder, has_head = model.config.depth > 0, model.config.num_classes > 0
-    return (has_encoder or not method.needs_encoder) and (has_head or not method.of_class)
+    return _has_blocks(method, model) and (model.config.num_classes > 0 or not method.of_class)
+
+
+def _has_blocks(method: Method, model: ViT) -> bool:
+    if method.needs_encoder:
+        return model.config.depth > 0
+    return model.config.num_layers > 0 or not method.needs_attention

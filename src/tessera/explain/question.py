@@ -23,7 +23,8 @@ class Question:
     """Divides the logits of classes before they become probabilities, as the model's calibration
     says."""
     block: int | None = None
-    """Which block, counted from 0, negative from the end; None is what the method says."""
+    """Which block, counted from 0 through all stages, negative from the end; None is what the
+    method says."""
     head: int | None = None
     """Which attention head; None is the mean of all."""
     steps: int = 32
@@ -65,8 +66,26 @@ def answer(model: ViT, images: Float[Tensor, "b c h w"], question: Question) -> 
     return torch.cat(parts)
 
 
+def block_number(model: ViT, block: int | None) -> int:
+    """Return the number of a block, counted from 0; None is the last one.
+
+    Blocks of Swin and Hiera are counted through all stages.
+
+    Raises:
+        ValueError: No such block.
+    """
+    count = model.config.num_layers
+    index = count - 1 if block is None else block
+    if not -count <= index < count:
+        raise ValueError(f"block {block} is not in a model of depth {count}")
+    return index % count
+
+
 def token_grid(model: ViT, image: Float[Tensor, "b c h w"]) -> Grid:
-    """Return the rows and columns of tokens that an image becomes."""
+    """Return the rows and columns of tokens that an image becomes: those that the head reads.
+
+    In Swin and Hiera these are the tokens of the last stage, the largest of all.
+    """
     return grid_of(image, model.config.patch_size)
 
 

@@ -43,7 +43,7 @@ class MaskUnitAttention(nn.Module):
         self.proj_drop = Dropout(spec.drop)
 
     def forward(self, x: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b m e"]:
-        tiling = self._tiling(grid)
+        tiling = self.tiling(grid)
         q, k, v = self._qkv(x, tiling)
         x = join_heads(attend(q, k, v, None, self.attn_drop))
         if self.pools:
@@ -52,10 +52,11 @@ class MaskUnitAttention(nn.Module):
 
     def weights(self, x: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b w h q t"]:
         """Return the probabilities that ``forward`` uses, without dropout; rows sum to 1."""
-        q, k, _ = self._qkv(x, self._tiling(grid))
+        q, k, _ = self._qkv(x, self.tiling(grid))
         return probabilities(q, k, None)
 
-    def _tiling(self, grid: Grid) -> Tiling:
+    def tiling(self, grid: Grid) -> Tiling:
+        """Return the mask units of a grid that comes in."""
         return Tiling(grid, grid if self.unit is None else (self.unit, self.unit))
 
     def _qkv(self, x: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,6 +94,9 @@ class HieraBlock(StageBlock):
         self, x: Float[Tensor, "b n d"], grid: Grid
     ) -> Float[Tensor, "b w heads q k"]:
         return self.attn.weights(self.norm1(x), grid)
+
+    def key_tiling(self, grid: Grid) -> Tiling:
+        return self.attn.tiling(grid)
 
 
 class FirstStagePositions(Learned):

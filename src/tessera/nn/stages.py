@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tessera.nn.patch_embed import Grid
+from tessera.nn.windows import Tiling
 
 MLP_RATIO = 4
 """Hidden width of every MLP in widths of its stage, in Swin and Hiera."""
@@ -85,6 +86,23 @@ class StageBlock(nn.Module, ABC):
     ) -> Float[Tensor, "b w heads q k"]:
         """Return the attention probabilities in every window of the same tokens."""
 
+    @abstractmethod
+    def key_tiling(self, grid: Grid) -> Tiling:
+        """Return how the tokens that are looked at are cut into windows.
+
+        Args:
+            grid: Of the tokens that come in.
+        """
+
+
+class Looked(NamedTuple):
+    """What the tokens of a block look at, inside of windows."""
+
+    weights: Float[Tensor, "b w heads q k"]
+    """Exact attention probabilities, summing to 1 over k."""
+    tiling: Tiling
+    """Where the keys are; queries are the same tokens, or fewer where a block pools them."""
+
 
 class Stages(nn.Module, ABC):
     """A hierarchical network but its last norm, pooling and head: images in, tokens out.
@@ -120,16 +138,27 @@ class Stages(nn.Module, ABC):
         Raises:
             ValueError: No such block.
         """
+        return [looked.weights for looked in self.look(images, blocks)]
+
+    def look(self, images: Float[Tensor, "b c h w"], blocks: Sequence[int]) -> list[Looked]:
+        """Return the attention in chosen blocks, and where its windows are.
+
+        Args:
+            blocks: As for ``attention_weights``.
+
+        Raises:
+            ValueError: No such block.
+        """
         count = len(self.blocks)
         for i in blocks:
             if not -count <= i < count:
                 raise ValueError(f"block {i} is not in a model of {count} blocks")
         wanted = [i % count for i in blocks]
-        found: dict[int, Tensor] = {}
+        found: dict[int, Looked] = {}
         x, grid = self.embed(images)
         for i, block in enumerate(islice(self._blocks(), max(wanted, default=-1) + 1)):
             if i in wanted:
-                found[i] = block.attention_weights(x, grid)
+                found[i] = Looked(block.attention_weights(x, grid), block.key_tiling(grid))
             x, grid = self._run(block, x, grid)
         return [found[i] for i in wanted]
 

@@ -91,16 +91,20 @@ class WindowAttention(nn.Module):
         self.proj_drop = Dropout(spec.drop)
 
     def forward(self, x: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b n d"]:
-        tiling = tile(grid, self.window, shifted=self.shifted)
+        tiling = self.tiling(grid)
         q, k, v = split_heads(self.qkv(tiling.cut(x)), self.num_heads)
         x = tiling.glue(join_heads(attend(q, k, v, self._terms(tiling, q), self.attn_drop)))
         return self.proj_drop(self.proj(x))
 
     def weights(self, x: Float[Tensor, "b n d"], grid: Grid) -> Float[Tensor, "b w h t t"]:
         """Return the probabilities that ``forward`` uses, without dropout; rows sum to 1."""
-        tiling = tile(grid, self.window, shifted=self.shifted)
+        tiling = self.tiling(grid)
         q, k, _ = split_heads(self.qkv(tiling.cut(x)), self.num_heads)
         return probabilities(q, k, self._terms(tiling, q))
+
+    def tiling(self, grid: Grid) -> Tiling:
+        """Return the windows of a grid."""
+        return tile(grid, self.window, shifted=self.shifted)
 
     def _terms(self, tiling: Tiling, q: Tensor) -> Tensor:
         """The bias, and minus infinity between what the shift brought together; ``#w h t t``."""
@@ -151,6 +155,9 @@ class SwinBlock(StageBlock):
     ) -> Float[Tensor, "b w heads q k"]:
         x, grid = self._merged(x, grid)
         return self.attn.weights(self.norm1(x), grid)
+
+    def key_tiling(self, grid: Grid) -> Tiling:
+        return self.attn.tiling(half(grid) if self.halves else grid)
 
     def _merged(self, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         return (x, grid) if self.merge is None else (self.merge(x, grid), half(grid))

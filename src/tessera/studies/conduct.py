@@ -50,7 +50,8 @@ def study(
         data: See ``tessera.data.sources.GRAMMAR``.
         recipe: What the variants are changes of; by default the one made for such data.
         variants: Names of those to train; all by default.
-        seeds: The recipe's seed and those after it by default, as many as the study says.
+        seeds: The recipe's seed and those after it by default, as many as the study says; with
+            ``resume`` those it had. More may be added then.
         train_images: How many training images to draw, by the seed; all by default.
         places: Compare positions at every place that they have.
         out: Folder of the results; ``runs/study-<name>-<data>`` by default.
@@ -73,10 +74,12 @@ def study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs} must be at least 1")
     splits = _load(spec, wanted, console)
+    if resume and seeds is None:
+        seeds = Journal.wanted(folder).get("seeds")
     chosen: Any = {"variants": variants, "seeds": seeds, "train_images": train_images}
     plan = make_plan(name, wanted, splits, places=places, **chosen)
     facts = data_facts(splits, list(splits.splits))
-    journal = Journal(folder, _identity(plan, facts))
+    journal = Journal(folder, _identity(plan, facts), {"seeds": list(plan.seeds)})
     pick_device(wanted.device)  # which refuses one that is not there
     if resume:
         journal.restore()
@@ -192,7 +195,6 @@ def _identity(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
         "data": facts["fingerprint"],
         "recipe": dumps(plan.recipe),
         "train images": plan.train_images,
-        "seeds": list(plan.seeds),
         "variants": [[s.variant.name, dict(s.variant.changes)] for s in plan.subjects],
     }
 
