@@ -1,6 +1,7 @@
 """What lies in examples/ runs as it stands."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 import tessera
+from tessera.checkpoint.artifact import Header, save_artifact
+from tessera.data.images import open_image
+from tessera.data.preprocessing import Preprocessing
+from tessera.explaining import ExplainSettings
+from tessera.models.variants import parse
+from tessera.models.vit import ViT
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -64,3 +73,46 @@ def test_the_corruptions_are_drawn_on_a_sheet(tmp_path: Path) -> None:
         for c in range(5)
     ]
     assert len({tile.tobytes() for tile in tiles}) == 20
+
+
+@pytest.mark.slow
+def test_a_montage_of_maps_is_what_explain_paints(tmp_path: Path) -> None:
+    try:
+        china = Image.fromarray(load_sample_image("china.jpg"))
+    except (AttributeError, OSError):
+        pytest.skip("this scikit-learn brings no china.jpg")
+    torch.manual_seed(0)
+    config = parse("vit_mu_patch4", img_size=32, num_classes=3)
+    model = ViT(config, init="timm")
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    header = Header(
+        config=config, preprocessing=Preprocessing(size=(32, 32)), class_names=("a", "b", "c")
+    )
+    save_artifact(tmp_path / "model.safetensors", model, header)
+    command = [sys.executable, str(EXAMPLES / "explain_montage.py"), "model.safetensors"]
+    done = subprocess.run(
+        [*command, "china.jpg", "page.png", "--square"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    page = np.asarray(open_image(tmp_path / "page.png"))
+    square, methods = china.crop((0, 0, 427, 427)), ("rollout", "relevance")
+    settings = ExplainSettings(methods=methods, curve_steps=0, sanity_images=0)
+    found = tessera.explain(
+        tmp_path / "model.safetensors", [square], settings, out=tmp_path / "out"
+    )
+    names = [name for name in found.images[0].files if name.endswith(".png")]
+    pictures = [square, *(open_image(tmp_path / "out" / name) for name in names)]
+    assert page.shape == (280, 3 * 280 + 2 * 8, 3)
+    for number, picture in enumerate(pictures):
+        tile = page[:, 288 * number : 288 * number + 280]
+        small = picture.resize((280, 280), Image.Resampling.LANCZOS)
+        assert np.array_equal(tile, np.asarray(small))
+        assert (page[:, 288 * number + 280 : 288 * number + 288] == 255).all()
+    assert len({picture.tobytes() for picture in pictures}) == 3
+    row = runpy.run_path(str(EXAMPLES / "explain_montage.py"))["row"]
+    assert row([china, china]).size == (2 * 420 + 8, 280)  # 640 by 427 pixels

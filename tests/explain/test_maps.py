@@ -2,9 +2,11 @@
 
 from typing import Any, cast
 
+import kinds
 import numpy as np
 import pytest
 import torch
+from kinds import KINDS, SMALL, image_for
 from torch import Tensor
 
 from tessera.config import ViTConfig
@@ -17,51 +19,11 @@ from tessera.explain.rollout import gradient_rollout, relevance, rollout
 from tessera.models.variants import parse
 from tessera.models.vit import ViT
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 24,
-    "depth": 3,
-    "num_heads": 2,
-    "mlp_dim": 32,
-    "patch_size": 4,
-    "img_size": (16, 20),
-    "num_classes": 5,
-}
-
-KINDS: dict[str, dict[str, Any]] = {
-    "class token": {},
-    "distilled": {"dist_token": True, "dist_head": True},
-    "registers and mean": {"cls_token": False, "num_registers": 3, "pool": "avg"},
-    "map": {"cls_token": False, "pool": "map"},
-    "CCT": {
-        "cls_token": False,
-        "pool": "seq",
-        "patch_embed": "tokenizer",
-        "stem_layers": 2,
-        "residual_norm": True,
-    },
-    "hybrid": {"patch_embed": "resnet", "stem_width": 32},
-    "rotary, qk norm, swiglu": {"pos_embed": "rope2d", "embed_dim": 32, "qk_norm": True},
-    "vectors on the values": {"pos_embed": "shaw_values"},
-    "biases at every block": {"pos_embed": "bias2d", "pos_place": "every"},
-    "locality": {"locality": True, "patch_embed": "shifted"},
-    "shifted windows": {"attention": "shifted_window", "attention_window": 2},
-    "final norm on the pooled": {"final_norm": "pooled", "pool": "avg", "layer_scale_init": 0.5},
-}
-
 QUESTION = Question(target=2)
 
 
 def make(kind: str) -> ViT:
-    torch.manual_seed(0)
-    model = ViT(ViTConfig(**{**SMALL, **KINDS[kind]}), init="timm").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def image_for(model: ViT) -> Tensor:
-    return torch.randn(1, 3, *model.config.image_shape, generator=torch.Generator().manual_seed(1))
+    return kinds.make(KINDS[kind])
 
 
 def eager(model: ViT, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:

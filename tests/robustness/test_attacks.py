@@ -1,11 +1,17 @@
 """FGSM and PGD: closed forms, ART, budgets, and one image at a time."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from quadrants import quadrants, trained_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessera.config import ViTConfig
+from tessera.models.vit import ViT
 from tessera.robustness.attacks import ascend, fgsm, pgd
 from tessera.robustness.normalised import Normalised
 
@@ -147,22 +153,38 @@ def test_eps_means_pixels_whatever_the_normalisation() -> None:
         assert torch.allclose((changed - pixels).abs(), torch.tensor(4 / 255), atol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "step"), [(1, EPS), (7, EPS / 4)])
-def test_pgd_without_random_start_equals_art(trained: nn.Module, steps: int, step: float) -> None:
-    art = pytest.importorskip("art", reason="needs adversarial-robustness-toolbox")
-    assert art.__version__
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "art.npz")
+FACTS = json.loads(str(GOLDEN["facts"]))
 
-    pixels, labels = quadrants(16, seed=10)
-    classifier = PyTorchClassifier(
-        trained, nn.CrossEntropyLoss(), (3, 16, 16), 4, clip_values=(0.0, 1.0), device_type="cpu"
-    )
-    attack = ProjectedGradientDescentPyTorch(
-        classifier, norm="inf", eps=EPS, eps_step=step, max_iter=steps, num_random_init=0,
-        batch_size=16, verbose=False,
-    )  # fmt: skip
-    theirs = torch.from_numpy(attack.generate(pixels.numpy(), labels.numpy()))
-    ours = pgd(trained, pixels, labels, None, eps=EPS, step=step, steps=steps)
-    # Measured: 4e-9 apart at most.
-    assert torch.allclose(ours, theirs, atol=1e-6)
+
+@pytest.fixture(scope="module")
+def attacked() -> nn.Module:
+    """The model that the Adversarial Robustness Toolbox attacked; see golden/make_art.py."""
+    model = ViT(ViTConfig(**FACTS["config"])).eval()
+    weights = {name.removeprefix("model."): GOLDEN[name] for name in GOLDEN if "model." in name}
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return model
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd1", "pgd7"])
+def test_without_a_random_start_attacks_equal_arts(
+    attacked: nn.Module, attack: str, targeted: bool
+) -> None:
+    pixels = torch.from_numpy(GOLDEN["images"]).float() / 255
+    labels = torch.from_numpy(GOLDEN["target" if targeted else "true"])
+    theirs = torch.from_numpy(GOLDEN[f"{attack}.{'towards' if targeted else 'away'}"])
+    (steps, step), eps = FACTS["attacks"][attack], FACTS["eps"]
+    if attack == "fgsm":
+        ours = fgsm(attacked, pixels, labels, eps=eps, targeted=targeted)
+    else:
+        ours = pgd(
+            attacked, pixels, labels, None, eps=eps, step=step, steps=steps, targeted=targeted
+        )
+    # Measured: 4e-9 apart at most. The sign of a gradient that rounds to 0 may differ elsewhere.
+    apart = (ours - theirs).abs()
+    assert (apart < 1e-6).float().mean() > 0.999
+    assert (theirs - pixels).abs().max() > 0.9 * min(eps, steps * step)
+    with torch.no_grad():
+        hit = attacked(ours).argmax(dim=1) == labels
+    assert hit.any() if targeted else not hit.all()  # it is no attack in vain
