@@ -128,7 +128,7 @@ def test_seeds_may_be_added_to_a_study(fake: Path) -> None:
     first = run(fake, "none", "learned", seeds=[0, 2])
     kept = json.loads((fake / "journal.json").read_text())["done"]
     said = io.StringIO()
-    again = run(fake, "none", "learned", resume=True, said=said)
+    again = run(fake, "none", "learned", seeds=None, resume=True, said=said)
     assert again.plan.seeds == first.plan.seeds == (0, 2), "as it began"
     assert "resumed 4 of them are finished" in said.getvalue()
     more = run(fake, "none", "learned", seeds=[0, 2, 5], resume=True)

@@ -50,8 +50,7 @@ def study(
         data: See ``tessera.data.sources.GRAMMAR``.
         recipe: What the variants are changes of; by default the one made for such data.
         variants: Names of those to train; all by default.
-        seeds: The recipe's seed and those after it by default, as many as the study says; with
-            ``resume`` those it had. More may be added then.
+        seeds: The recipe's seed and those after it by default, or those it had; more may be added.
         train_images: How many training images to draw, by the seed; all by default.
         places: Compare positions at every place that they have.
         out: Folder of the results; ``runs/study-<name>-<data>`` by default.
@@ -74,8 +73,7 @@ def study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs} must be at least 1")
     splits = _load(spec, wanted, console)
-    if resume and seeds is None:
-        seeds = Journal.wanted(folder).get("seeds")
+    seeds = Journal.wanted(folder).get("seeds") if resume and seeds is None else seeds
     chosen: Any = {"variants": variants, "seeds": seeds, "train_images": train_images}
     plan = make_plan(name, wanted, splits, places=places, **chosen)
     facts = data_facts(splits, list(splits.splits))
