@@ -419,5 +419,5 @@ def test_work_is_not_taken_up_with_another_temperature(data: Path, tmp_path: Pat
         ece_after=0.05,
     )
     save_artifact(model, loaded.model, replace(loaded.header, calibration=warm))
-    with pytest.raises(ValueError, match="hint: "):
+    with pytest.raises(ValueError, match="another classes and temperature\nhint: "):
         run(resume=True)

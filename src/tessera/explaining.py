@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -99,10 +100,9 @@ def explain(
     check_parts(predictor.model, names, settings.block, settings.head)
     target = find_target(settings.target, predictor)
     settings = replace(settings, methods=names, target=target)
-    began = time.perf_counter()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(predictor, settings, folder, _cost(predictor, settings, len(sources)))
+    work = _Work(predictor, settings, folder, len(sources))
     what = f"{len(sources):,} image{'' if len(sources) == 1 else 's'} with {', '.join(names)}"
     say(console, f"work    {what}: about {work.cost:,} forward passes of one image")
     facts: dict[str, Any] = {
@@ -114,17 +114,36 @@ def explain(
         "environment": environment(picked),
     }
     found = Explanation(images=work.images, sanity=work.sanity, facts=facts)
+    _run(work, sources, found, f"What {Path(model).name} looks at", console)
+    return found
+
+
+def _run(
+    work: "_Work",
+    sources: Sequence[tuple[str, Source]],
+    found: Explanation,
+    title: str,
+    console: Console,
+) -> None:
+    """Do all work; what was made before an interruption stands on the page as well."""
+    began = time.perf_counter()
+
+    def write(*, finished: bool) -> None:
+        found.facts["finished"] = finished
+        found.facts["seconds"] = round(time.perf_counter() - began, 3)
+        if work.folder is not None and work.images:
+            found.page = write_explanation(work.folder, found, title, work.sheet)
+
     try:
         with counting(console, "explaining", work.cost) as counter:
             work.run(sources, counter)
-    finally:  # what was made before an interruption stands on the page as well
-        facts["seconds"] = round(time.perf_counter() - began, 3)
-        facts["not_reached"] = len(sources) - len(work.images) - len(work.unreadable)
-        if folder is not None and work.images:
-            found.page = write_explanation(
-                folder, found, f"What {Path(model).name} looks at", work.sheet
-            )
-    return found
+    except BaseException:
+        with suppress(OSError):  # a full disk, say, which is what is raised then
+            write(finished=False)
+            if found.page is not None:
+                say(console, f"stopped before the end; what was made is in {found.page}")
+        raise
+    write(finished=True)
 
 
 def find_target(target: str | int | None, predictor: Predictor) -> int | None:
@@ -207,9 +226,11 @@ class _Work:
     """Maps of images, one image after another; maps of random weights at the end."""
 
     def __init__(
-        self, predictor: Predictor, settings: ExplainSettings, folder: Path | None, cost: int
+        self, predictor: Predictor, settings: ExplainSettings, folder: Path | None, count: int
     ) -> None:
-        self.predictor, self.settings, self.folder, self.cost = predictor, settings, folder, cost
+        self.predictor, self.settings, self.folder = predictor, settings, folder
+        self.each, self.cost = _cost(predictor, settings, count)
+        self.scored = _scored(predictor, settings)
         self.methods = {name: METHODS[name] for name in settings.methods}
         self.images: list[ExplainedImage] = []
         self.sanity: dict[str, Sanity] = {}
@@ -224,6 +245,7 @@ class _Work:
                     image = as_image(source)
             except ImageError as error:
                 self.unreadable.append(str(error))
+                counter.advance(self.each)
                 continue
             self._explain(number, name, image, counter)
         if not self.images:
@@ -235,8 +257,7 @@ class _Work:
     def _explain(self, number: int, name: str, image: Image.Image, counter: Counter) -> None:
         model, prepare = self.predictor.model, self.predictor.header.preprocessing
         x = prepare(image)[None].to(self.predictor.device)
-        question, predicted = self._question(x)
-        counter.advance(1)
+        question, predicted = self._question(x, counter)
         question = replace(question, on_batch=counter.advance)
         random = self._random(x, question)
         one = ExplainedImage(
@@ -257,7 +278,7 @@ class _Work:
         if len(self._inputs) < self.settings.sanity_images:
             self._inputs.append((x, replace(question, on_batch=lambda images: None)))
 
-    def _question(self, x: Tensor) -> tuple[Question, int]:
+    def _question(self, x: Tensor, counter: Counter) -> tuple[Question, int]:
         """What is asked about an image, and the number of the class that the model says."""
         header, s = self.predictor.header, self.settings
         question = Question(
@@ -271,26 +292,19 @@ class _Work:
             return question, 0
         with torch.inference_mode():
             best = int(self.predictor.model(x)[0].argmax())
+        counter.advance(1)
         assert s.target is None or isinstance(s.target, int)
         return replace(question, target=best if s.target is None else s.target), best
 
     def _random(self, x: Tensor, question: Question) -> list[Faithfulness]:
         """Scores of maps drawn at random, which all methods are compared with."""
-        if not self._scored(question):
+        if not self.scored:
             return []
         grid = token_grid(self.predictor.model, x)
         return [
             self._score(x, order, question)
             for order in random_orders(grid[0] * grid[1], self.settings.seed)
         ]
-
-    def _scored(self, question: Question) -> bool:
-        has_answer = question.target is not None and question.task != "regress"
-        return (
-            has_answer
-            and self.settings.curve_steps > 0
-            and any(not method.is_colour for method in self.methods.values())
-        )
 
     def _score(self, x: Tensor, order: Tensor, question: Question) -> Faithfulness:
         model, steps = self.predictor.model, self.settings.curve_steps
@@ -308,7 +322,12 @@ class _Work:
             missed = shortfall(model, x, values, question)
             one.note = f"The map misses {missed:.0%} of the logit's change from the mean colour"
             one.note += "; give more --steps." if missed > INCOMPLETE else "."
-        if random and not method.is_colour:
+        if not method.has_places(model, token_grid(model, x), question.block):
+            one.note = (
+                "The block looks inside of windows, which all have the same sum: values are "
+                "compared inside of one window, and there are no scores."
+            )
+        if name in self.scored:
             order = patch_order(values, token_grid(model, x))
             one.faithfulness, one.random = self._score(x, order, question), random
             one.verdict = verdict(one.faithfulness, random)
@@ -346,14 +365,27 @@ def _named(images: Sequence[Source]) -> list[tuple[str, Source]]:
     return found
 
 
-def _cost(predictor: Predictor, settings: ExplainSettings, count: int) -> int:
-    """About how many forward passes of one image everything takes."""
+def _scored(predictor: Predictor, settings: ExplainSettings) -> list[str]:
+    """Methods whose maps get scores of deletion and insertion."""
+    model, size = predictor.model, predictor.header.preprocessing.size
+    grid = size[0] // model.config.patch_size, size[1] // model.config.patch_size
+    if not model.config.num_classes or predictor.header.task == "regress":
+        return []
+    ranked = [
+        name
+        for name in settings.methods
+        if not METHODS[name].is_colour and METHODS[name].has_places(model, grid, settings.block)
+    ]
+    return ranked if settings.curve_steps else []
+
+
+def _cost(predictor: Predictor, settings: ExplainSettings, count: int) -> tuple[int, int]:
+    """Forward passes of one image that each image takes, and that everything takes."""
     model, size = predictor.model, predictor.header.preprocessing.size
     grid = size[0] // model.config.patch_size, size[1] // model.config.patch_size
     maps = [passes(name, model, grid, settings.steps) for name in settings.methods]
-    scored = sum(not METHODS[name].is_colour for name in settings.methods)
-    is_scored = model.config.num_classes and predictor.header.task != "regress" and scored
-    curves = 2 * (settings.curve_steps + 1) if is_scored and settings.curve_steps else 0
-    random = RANDOM_MAPS * curves
+    scored, curve = len(_scored(predictor, settings)), 2 * (settings.curve_steps + 1)
+    curves = (scored + RANDOM_MAPS) * curve if scored else 0
+    each = (2 if model.config.num_classes else 0) + sum(maps) + curves
     checked = min(count, settings.sanity_images) * len(cascade(model)) * sum(maps)
-    return count * (2 + sum(maps) + scored * curves + random) + checked
+    return each, count * each + checked

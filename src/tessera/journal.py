@@ -35,7 +35,7 @@ class Journal:
                 f"{self.path.parent} holds nothing that could be resumed\n"
                 "hint: start one without --resume"
             )
-        saved = json.loads(self.path.read_text(encoding="utf-8"))
+        saved = _read(self.path)
         now = json.loads(json.dumps(self.identity))
         other = [key for key in now if saved["identity"].get(key) != now[key]]
         if other:
@@ -54,11 +54,15 @@ class Journal:
     def wanted(folder: Path) -> dict[str, Any]:
         """Return the extent of the work in a folder; empty where there is none."""
         path = folder / JOURNAL
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return dict(found.get("extent", {}))
+        return dict(_read(path)["extent"]) if path.is_file() else {}
 
     def save(self) -> None:
         """Write everything down."""
         found = {"identity": self.identity, "extent": self.extent, "done": self.done}
         text = json.dumps(found, indent=1) + "\n"
         write_atomically(self.path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

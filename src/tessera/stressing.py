@@ -86,7 +86,7 @@ def stress(
         tests=chosen,
         models=models,
         eye=eye,
-        images=images.only_readable() if "patch" in chosen else images,
+        images=images.for_patches() if "patch" in chosen else images,
         shift=other,
         device=pick_device(device),
         batch_size=batch_size,
@@ -114,6 +114,10 @@ class _Place:
         return {
             "settings": asdict(self.settings),
             "models": {name: model_fingerprint(each) for name, each in self.models.items()},
+            "classes and temperature": {
+                name: [list(names_of(each)), each.header.temperature]
+                for name, each in self.models.items()
+            },
             "salience": None if self.eye is None else model_fingerprint(self.eye),
             "data": [self.images.measured.fingerprint(), self.images.drawn],
             "shift": None if self.shift is None else self.shift.measured.fingerprint(),
@@ -130,7 +134,7 @@ class _Place:
             name=name,
             loaded=loaded,
             data=self.images.measured.relabel(classes),
-            fitting=self.images.fitting.relabel(classes),
+            fitting=self.images.fitting and self.images.fitting.relabel(classes),
             shift=shift,
             eye=self.eye,
             device=self.device,

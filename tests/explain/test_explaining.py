@@ -23,6 +23,7 @@ from tessera.explaining import ExplainSettings, explain, explain_model, find_tar
 from tessera.models.vit import ViT
 from tessera.predict import load
 from tessera.progress import Counter
+from tessera.report.maps import save_maps
 
 NAMES = ("tench, Tinca tinca", "ant", "bee")
 
@@ -134,6 +135,7 @@ def test_a_target_is_a_name_or_a_number(model: Path, target: Any, number: Any) -
             "block 0 changes nothing in relevance\nhint: leave it out, or take a method that "
             "looks at one block: attention, grad-cam",
         ),
+        (["IMAGE", "--head", "2", "--method", "attention"], "head 2 is not in an attention of 2"),
         (["IMAGE", "--method", "grad-cam", "--head", "1"], "looks at one head: attention"),
         (["EMPTY"], "has no images"),
         (["NOTHING.jpg"], "no such image"),
@@ -209,15 +211,38 @@ def test_what_was_made_before_an_interruption_stands_on_the_page(
         explain(model, paths, ExplainSettings(methods=["rollout"]), out=tmp_path / "out")
     found = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert [Path(image["name"]).name for image in found["images"]] == ["0.png", "1.png"]
-    assert found["not_reached"] == 1
+    assert found["finished"] is False
     assert found["methods"][0]["sanity"] is None
-    assert "1 more images were asked for" in (tmp_path / "out" / "explain.html").read_text()
+    assert "Stopped before the end" in (tmp_path / "out" / "explain.html").read_text()
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_the_work_that_is_announced_is_the_work_that_is_counted(
-    method: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_wrong_is_said_and_not_that_the_page_could_not_be_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    paths = [photo(tmp_path / f"{i}.png") for i in range(2)]
+
+    def full(*args: Any) -> Image.Image:
+        if args[1] == 1:
+            raise OSError(28, "No space left on device")
+        return save_maps(*args)
+
+    def fuller(*args: Any) -> Path:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(explaining, "save_maps", full)
+    monkeypatch.setattr(explaining, "write_explanation", fuller)
+    with pytest.raises(OSError, match="No space left"):
+        explain(model, paths, ExplainSettings(methods=["rollout"]), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("method", "classes"), [*((m, 3) for m in sorted(METHODS)), ("pca", 0)])
+def test_the_work_that_is_announced_is_the_work_that_is_counted(
+    method: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = header_of(num_classes=classes)
+    model = tmp_path / "model.safetensors"
+    save_artifact(model, ViT(header.config), header)
+    (tmp_path / "1.png").write_bytes(b"no image")
     done: list[int] = []
     expected: list[int | None] = []
 
@@ -227,7 +252,8 @@ def test_the_work_that_is_announced_is_the_work_that_is_counted(
     monkeypatch.setattr(Counter, "__init__", begin)
     monkeypatch.setattr(Counter, "advance", lambda self, pieces: done.append(pieces))
     settings = ExplainSettings(methods=[method], curve_steps=3, sanity_images=1)
-    explain(model, [photo(tmp_path / f"{i}.png") for i in range(2)], settings)
+    photos = [photo(tmp_path / f"{i}.png") for i in (0, 2)]
+    explain(model, [photos[0], tmp_path / "1.png", photos[1]], settings)
     assert [sum(done)] == expected
 
 

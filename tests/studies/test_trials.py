@@ -136,6 +136,10 @@ def test_seeds_may_be_added_to_a_study(fake: Path) -> None:
     done = json.loads((fake / "journal.json").read_text())["done"]
     assert {key: done[key] for key in kept} == kept
     assert set(done) - set(kept) == {"none/seed 5", "learned/seed 5"}
+    for fewer in ([5], [0, 2]):
+        with pytest.raises(ValueError, match="begun with the seeds 0 2 5; without"):
+            run(fake, "none", "learned", seeds=fewer, resume=True)
+    assert run(fake, "none", "learned", seeds=None, resume=True).plan.seeds == (0, 2, 5)
 
 
 def test_one_seed_leaves_the_interval_unknown(fake: Path) -> None:

@@ -8,18 +8,16 @@ from tessera.checkpoint.artifact import LoadedModel
 
 
 def model_fingerprint(loaded: LoadedModel) -> str:
-    """Return a hash of all that answers depend on, whatever file it comes from.
+    """Return a hash of all that logits depend on, whatever file it comes from.
 
-    Weights, architecture, preprocessing, and what is made of logits: classes and temperature.
+    Weights, preprocessing and the architecture, but for its rates of dropout.
     """
-    header = loaded.header
+    config = asdict(loaded.header.config)
     told = {
-        "config": asdict(header.config),
-        "preprocessing": header.preprocessing.as_dict(),
-        "classes": list(header.class_names),
-        "temperature": header.temperature,
+        "config": {name: value for name, value in config.items() if "drop" not in name},
+        "preprocessing": loaded.header.preprocessing.as_dict(),
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, tensor in sorted(loaded.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -43,8 +43,7 @@ class Arguments(Command):
     """Trainings at once, with one thread each on a processor; one for each core if left out, and
     one on a GPU."""
     resume: bool = False
-    """Go on where the folder was left; finished trainings are not done again, and --seeds may add
-    some."""
+    """Go on where the folder was left; what is finished is kept, and --seeds may add to it."""
     format: Literal["table", "json"] = "table"
     """A table for people, or every number for programs."""
     settings: Annotated[Recipe, arg(name="")] = field(default_factory=Recipe)

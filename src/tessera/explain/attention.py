@@ -12,6 +12,7 @@ from tessera.explain.question import Question, block_number, on_grid, token_grid
 from tessera.models.vit import Tokens, ViT
 from tessera.nn.attention import Attention
 from tessera.nn.block import Block
+from tessera.nn.patch_embed import Grid
 from tessera.nn.pool import AttentionPool, SeqPool
 from tessera.nn.stages import Stages
 from tessera.nn.windows import Tiling
@@ -122,6 +123,32 @@ def attention(
     return on_grid(a, token_grid(model, image))
 
 
+def has_places(model: ViT, grid: Grid, block: int | None) -> bool:
+    """Whether all places of the map can be compared: not if the block looks inside of windows.
+
+    Args:
+        grid: Of the tokens that the head reads.
+    """
+    if not isinstance(model.patch_embed, Stages):
+        return True
+    tiling = model.patch_embed.tiling_of(block_number(model, block), grid)
+    return tiling.window == tiling.grid
+
+
+def heads_of(model: ViT, block: int | None) -> int:
+    """Return how many heads ``attention`` chooses from.
+
+    Raises:
+        ValueError: No such block.
+    """
+    pool = model.config.pool if block is None else ""
+    if pool in ("map", "seq"):
+        return model.config.num_heads if pool == "map" else 1
+    network = model.patch_embed if isinstance(model.patch_embed, Stages) else model
+    blocks: list[Any] = list(network.blocks)
+    return int(blocks[block_number(model, block)].attn.num_heads)
+
+
 def received(a: Float[Tensor, "w q k"], tiling: Tiling) -> Float[Tensor, " n"]:
     """Return how much every token is looked at, as a mean over all tokens that look.
 
@@ -149,6 +176,15 @@ def received(a: Float[Tensor, "w q k"], tiling: Tiling) -> Float[Tensor, " n"]:
 def _of_head(a: Float[Tensor, "heads *s"], head: int | None) -> Float[Tensor, "*s"]:
     if head is None:
         return a.mean(dim=0)
-    if not 0 <= head < len(a):
-        raise ValueError(f"head {head} is not in an attention of {len(a)} heads from 0")
+    check_head(head, len(a))
     return a[head]
+
+
+def check_head(head: int, heads: int) -> None:
+    """Refuse a head that is not there.
+
+    Raises:
+        ValueError: No such head.
+    """
+    if not 0 <= head < heads:
+        raise ValueError(f"head {head} is not in an attention of {heads} heads from 0")

@@ -1,5 +1,6 @@
 """What a small change would do: Grad-CAM on tokens, and integrated gradients on pixels."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tessera.explain.question import (
     token_grid,
 )
 from tessera.models.vit import ViT
+from tessera.nn.stages import Stages
 
 
 def grad_cam(
@@ -24,16 +26,19 @@ def grad_cam(
     """Return Grad-CAM: Selvaraju et al. (2017), equations 1 and 2, on what the head sums.
 
     max(0, sum_d a_d x_nd), where a is the mean over patches of dy/dx. With a mean of the patches,
-    x are the last tokens. A class token sums values, so there x_n is A_n v_n, in all heads: what
-    patch n adds to it in the last block, or in ``block``; then a x_n is A_n dy/dA_n. The same for
-    an attention pool. One block alone is seen: what an earlier one told the class token is not.
+    x are the last tokens, or those after ``block``. A class token sums values, so there x_n is
+    A_n v_n, in all heads: what patch n adds to it in the last block, or in ``block``; then a x_n is
+    A_n dy/dA_n. The same for an attention pool. One block alone is seen: what an earlier one told
+    the class token is not.
 
     Raises:
         ValueError: No such block.
     """
     pooled = model.config.depth == 0 or model.config.pool == "avg"
     values = _of_tokens(model, image, question) if pooled else _of_sums(model, image, question)
-    return on_grid(values.clamp(min=0), token_grid(model, image))
+    rows, columns = token_grid(model, image)
+    finer = math.isqrt(len(values) // (rows * columns))  # more than 1 in early stages of Swin
+    return on_grid(values.clamp(min=0), (rows * finer, columns * finer))
 
 
 def _of_tokens(model: ViT, image: Tensor, question: Question) -> Float[Tensor, " n"]:
@@ -43,7 +48,11 @@ def _of_tokens(model: ViT, image: Tensor, question: Question) -> Float[Tensor, "
     def hook(module: nn.Module, args: Any, made: Tensor) -> None:
         seen.append(made)
 
-    place = model.blocks[block_number(model, question.block)] if depth else model.patch_embed
+    place: nn.Module = model.patch_embed
+    if depth:
+        place = model.blocks[block_number(model, question.block)]
+    elif question.block is not None and isinstance(model.patch_embed, Stages):
+        place = model.patch_embed.blocks[block_number(model, question.block)]
     handle = place.register_forward_hook(hook)
     try:
         with torch.enable_grad():
@@ -53,8 +62,8 @@ def _of_tokens(model: ViT, image: Tensor, question: Question) -> Float[Tensor, "
             question.on_batch(3)
     finally:
         handle.remove()
-    count = tokens.patches.shape[1]
-    x, slope = seen[0].detach()[0, -count:], gradient[0, -count:].mean(dim=0)
+    specials = seen[0].shape[1] - tokens.patches.shape[1] if depth else 0
+    x, slope = seen[0].detach()[0, specials:], gradient[0, specials:].mean(dim=0)
     return (x * slope).sum(dim=-1)
 
 

@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from torch import Tensor
 
 from tessera.config import HIERARCHICAL
-from tessera.explain.attention import attention
+from tessera.explain.attention import attention, check_head, has_places, heads_of
 from tessera.explain.gradients import grad_cam, integrated_gradients
 from tessera.explain.occlusion import occlusion, windows
 from tessera.explain.pca import token_pca
 from tessera.explain.question import Question, block_number
 from tessera.explain.rollout import gradient_rollout, relevance, rollout
 from tessera.models.vit import ViT
+from tessera.nn.patch_embed import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Method:
     """Three numbers a patch, which say nothing about importance."""
     takes: tuple[str, ...] = ()
     """Which of block and head it can be asked for."""
+    has_places: Callable[[ViT, Grid, int | None], bool] = lambda model, grid, block: True
+    """Whether all places of its map can be compared, given the grid and the block."""
 
 
 METHODS: dict[str, Method] = {
@@ -61,6 +64,7 @@ METHODS: dict[str, Method] = {
         needs_attention=True,
         of_class=False,
         takes=("block", "head"),
+        has_places=has_places,
         meaning="Where the tokens that the head reads look, in one block; it knows no class.",
     ),
     "grad-cam": Method(
@@ -133,25 +137,23 @@ def check_method(name: str, model: ViT) -> Method:
 def check_parts(model: ViT, names: Sequence[str], block: int | None, head: int | None) -> None:
     """Refuse a block or a head that no method would look at.
 
-    Grad-CAM looks at blocks only where the model has an encoder.
-
     Raises:
-        ValueError: One is given, and none of the methods takes it; or there is no such block.
+        ValueError: One is given, and none of the methods takes it; or it is not there.
     """
+    for part, value in {"block": block, "head": head}.items():
+        if value is None:
+            continue
+        takers = [k for k, m in METHODS.items() if part in m.takes and _defined(m, model)]
+        others = f", or take a method that looks at one {part}: {', '.join(takers)}"
+        hint = f"hint: leave it out{others if takers and model.config.num_layers else ''}"
+        if not model.config.num_layers:
+            raise ValueError(f"{part} {value}: the model has no blocks that attend\n{hint}")
+        if not set(takers) & set(names):
+            raise ValueError(f"{part} {value} changes nothing in {', '.join(names)}\n{hint}")
     if block is not None:
         block_number(model, block)
-    for part, value in {"block": block, "head": head}.items():
-        takers = [
-            key
-            for key, method in METHODS.items()
-            if part in method.takes and (model.config.depth or key != "grad-cam")
-        ]
-        if value is not None and not set(takers) & set(names):
-            raise ValueError(
-                f"{part} {value} changes nothing in {', '.join(names)}\n"
-                f"hint: leave it out, or take a method that looks at one {part}: "
-                f"{', '.join(takers)}"
-            )
+    if head is not None:
+        check_head(head, heads_of(model, block))
 
 
 def passes(name: str, model: ViT, grid: tuple[int, int], steps: int) -> int:

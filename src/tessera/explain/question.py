@@ -84,7 +84,7 @@ def block_number(model: ViT, block: int | None) -> int:
 def token_grid(model: ViT, image: Float[Tensor, "b c h w"]) -> Grid:
     """Return the rows and columns of tokens that an image becomes: those that the head reads.
 
-    In Swin and Hiera these are the tokens of the last stage, the largest of all.
+    In Swin and Hiera these are the tokens of the last stage, whose grid is the coarsest.
     """
     return grid_of(image, model.config.patch_size)
 

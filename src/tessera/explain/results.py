@@ -90,7 +90,7 @@ class Explanation:
     sanity: dict[str, Sanity]
     """By method."""
     facts: dict[str, Any]
-    """model, task, methods, settings, unreadable, not_reached, seconds, environment."""
+    """model, task, methods, settings, unreadable, finished, seconds, environment."""
     page: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:

@@ -162,6 +162,18 @@ class Stages(nn.Module, ABC):
             x, grid = self._run(block, x, grid)
         return [found[i] for i in wanted]
 
+    def tiling_of(self, number: int, last: Grid) -> Tiling:
+        """Return how the tokens that a block looks at are cut into windows.
+
+        Args:
+            number: Of the block, from 0.
+            last: Rows and columns of the last stage.
+        """
+        finer = 2 ** sum(block.halves for block in islice(self._blocks(), number, None))
+        grid = (last[0] * finer, last[1] * finer)
+        tiling: Tiling = list(self._blocks())[number].key_tiling(grid)
+        return tiling
+
     def _blocks(self) -> Iterator[StageBlock]:
         return iter(cast(list[StageBlock], list(self.blocks)))
 

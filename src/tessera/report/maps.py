@@ -19,7 +19,7 @@ from tessera.report.explained import game, photo, shown, write_page
 
 PAGE = "explain.html"
 NUMBERS = "explain.json"
-PARTS = ("model", "methods", "unreadable", "not_reached", "seconds", "environment")
+PARTS = ("model", "methods", "unreadable", "finished", "seconds", "environment")
 """What the page says apart from the images."""
 
 PICTURED = 24

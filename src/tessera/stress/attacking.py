@@ -30,6 +30,7 @@ Attack = Callable[[Tensor, Tensor, slice], Tensor]
 
 def plan_patch(subject: Subject, settings: StressSettings) -> Planned:
     """Universal patches: untargeted, targeted, and of noise, which shows what mere hiding does."""
+    assert subject.fitting is not None
     planned = Planned(
         notes=[
             f"made from {len(subject.fitting):,} other images in {settings.patch_steps} steps of "
@@ -60,6 +61,7 @@ def _universal(
 
     def measure() -> Found:
         if not known:
+            assert subject.fitting is not None
             pixels = read_pixels(subject.fitting, subject.preprocessing)
             known.append((pixels, torch.from_numpy(subject.fitting.labels)))
         logits, success = [], []

@@ -23,20 +23,24 @@ class Images:
     spec: str
     split: str
     measured: Dataset
-    fitting: Dataset
-    """What universal patches are made from; read by nobody before ``only_readable``."""
-    drawn: str
-    """Fingerprint of ``fitting`` as it was drawn."""
     unreadable: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    fitting: Dataset | None = None
+    """What universal patches are made from; read by nobody before ``for_patches``."""
+    drawn: str = ""
+    """Fingerprint of ``fitting`` as it was drawn."""
+    fitting_notes: tuple[str, ...] = ()
 
-    def only_readable(self) -> "Images":
+    def for_patches(self) -> "Images":
         """Leave out what cannot be read of the images that patches are made from, and say so."""
+        assert self.fitting is not None
         fitting, bad = readable(self.fitting, 1.0)
-        if not bad:
-            return self
-        note = f"{len(bad)} images that patches are made from cannot be read: left out; {bad[0]}"
-        return replace(self, fitting=fitting, notes=(*self.notes, note))
+        notes = [*self.notes, *self.fitting_notes]
+        if bad:
+            notes.append(
+                f"{len(bad)} images that patches are made from cannot be read: left out; {bad[0]}"
+            )
+        return replace(self, fitting=fitting, notes=tuple(notes))
 
     def facts(self) -> dict[str, Any]:
         """Say which images these are."""
@@ -82,7 +86,8 @@ def find_images(
         fitting=fitting,
         drawn=fitting.fingerprint(),
         unreadable=unreadable,
-        notes=(*splits.notes, *notes),
+        notes=tuple(splits.notes),
+        fitting_notes=tuple(notes),
     )
 
 
@@ -135,6 +140,4 @@ def find_shift(
         )
     drawn = draw_images(data, settings.images, settings.seed)
     kept, unreadable = readable(drawn, bad_share)
-    return Images(
-        spec=spec, split=split, measured=kept, fitting=kept, drawn="", unreadable=unreadable
-    )
+    return Images(spec=spec, split=split, measured=kept, unreadable=unreadable)

@@ -54,7 +54,7 @@ class Subject:
     loaded: LoadedModel
     data: Dataset
     """Images that are measured, labelled as the model numbers the classes."""
-    fitting: Dataset
+    fitting: Dataset | None
     """Other images, from which a universal patch is made."""
     shift: Dataset | None = None
     """A second data set, of classes that the model knows."""

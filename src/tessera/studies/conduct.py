@@ -73,7 +73,7 @@ def study(
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs} must be at least 1")
     splits = _load(spec, wanted, console)
-    seeds = Journal.wanted(folder).get("seeds") if resume and seeds is None else seeds
+    seeds = _seeds(folder, seeds) if resume else seeds
     chosen: Any = {"variants": variants, "seeds": seeds, "train_images": train_images}
     plan = make_plan(name, wanted, splits, places=places, **chosen)
     facts = data_facts(splits, list(splits.splits))
@@ -99,6 +99,24 @@ def _load(spec: str, recipe: Recipe, console: Console) -> DataSplits:
     """Load the data, and show how far a search for near-duplicates has come."""
     with counting(console, "looking for near-duplicates") as counter:
         return load_data(spec, recipe.data, on_progress=counter.advance)
+
+
+def _seeds(folder: Path, given: Sequence[int] | None) -> Sequence[int] | None:
+    """Return the seeds of a study that goes on: those it had, and more if more are given.
+
+    Raises:
+        ValueError: Some that it had are not among those given.
+    """
+    had: list[int] = Journal.wanted(folder).get("seeds", [])
+    if given is None:
+        return had or None
+    if left := set(had) - set(given):
+        words = " ".join(map(str, had))
+        raise ValueError(
+            f"{folder} was begun with the seeds {words}; without {min(left)} its trainings would "
+            f"be lost from the results\nhint: --seeds {words} and more, or another --out"
+        )
+    return given
 
 
 def default_out(name: str, data: str) -> Path:

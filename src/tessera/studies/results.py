@@ -206,7 +206,8 @@ def protocol(result: StudyResult) -> list[str]:
         )
     else:
         lines.append("One seed tells nothing about others: its intervals are unknown.")
-    lines.append(f"Trainings at once: {result.jobs}, which share the machine with each other.")
+    shared = ", which share the machine with each other" if result.jobs > 1 else ""
+    lines.append(f"Trainings at once: {result.jobs}{shared}.")
     return lines
 
 
