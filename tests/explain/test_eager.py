@@ -283,14 +283,14 @@ def test_the_fused_kernel_mixes_by_that_attention(kind: str) -> None:
         )
     with torch.no_grad(), given(model) as tokens:
         model.forward_features(image_for(model))
-    for number in (0, 1):  # patterns take turns between two
+    for number in range(model.config.depth):
         expected = Eager(model).output(number, tokens[number])
         # Measured: 2.1e-7.
         assert np.abs(made[number] - expected).max() <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_what_is_special_of_a_kind_shows_in_its_attention(kind: str) -> None:
+def test_what_changes_the_attention_of_a_kind_shows_in_it(kind: str) -> None:
     model = make(ALL[kind])
     found, tokens = observed(model, image_for(model))
     plain = Eager(model, without=PLAIN)
@@ -299,6 +299,7 @@ def test_what_is_special_of_a_kind_shows_in_its_attention(kind: str) -> None:
         inside.remove("pos_embed")
     # Measured: 0.012 at least.
     assert np.abs(found[0] - 1 / found[0].shape[-1]).max() > 1e-3  # it is not flat
-    if inside:
+    if inside:  # patterns take turns between two blocks, the first of which may look plain
+        apart = [np.abs(found[i] - plain.weights(i, tokens[i])).max() for i in (0, 1)]
         # Measured: 0.0068 at least.
-        assert np.abs(found[0] - plain.weights(0, tokens[0])).max() > 1e-3
+        assert max(apart) > 1e-3
