@@ -6,10 +6,9 @@ One layer's attention without its projections: queries, keys and values of one i
 width 64, on square grids of patches with one class token. Each pattern runs dense (a mask for
 torch's fused kernel, which computes every pair) and in blocks (flex_attention, which skips blocks
 of pairs); "global" is the fused kernel without any mask. Both ways must agree within 1e-5 (0.05 in
-bfloat16), and are
-compiled before anything is timed. Within a round the cases come in random order; printed are
-medians over rounds. Memory is that of queries, keys, values and mask, and by how much a process of
-its own grows during a call.
+bfloat16), and are compiled before anything is timed. Within a round the cases come in random order;
+printed are medians over rounds. Memory is that of queries, keys, values and mask, and by how much a
+process of its own grows during a call.
 """
 
 import argparse
