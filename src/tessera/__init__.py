@@ -79,5 +79,9 @@ class _Package(ModuleType):
         if not (name in PUBLIC and isinstance(value, ModuleType)):  # what an import leaves behind
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name, as modules are by libraries that send functions to other processes."""
+        return importlib.import_module, (self.__name__,)
+
 
 sys.modules[__name__].__class__ = _Package

@@ -1,6 +1,8 @@
 """The verb: files, geometry, and what it says to bad input."""
 
+import copy
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -353,3 +355,8 @@ def test_tessera_explain_is_the_verb_whatever_was_imported_before() -> None:
     assert callable(tessera.explain)
     assert callable(tessera.transfer)
     assert tessera.explain is explain
+
+
+def test_the_package_travels_to_other_processes_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(tessera)) is tessera
+    assert copy.deepcopy(tessera) is tessera
