@@ -94,7 +94,7 @@ def test_a_number_is_learnt_and_answered_in_its_own_unit(numbered: tuple[Path, T
     assert abs(result.predicted.mean() - result.labels.mean()) < spread / 3
 
 
-@pytest.mark.parametrize("which", ["labelled", "numbered"])
+@pytest.mark.parametrize("which", ["labelled", pytest.param("numbered", marks=pytest.mark.slow)])
 def test_the_saved_model_repeats_what_the_run_measured(
     which: str, request: pytest.FixtureRequest
 ) -> None:
