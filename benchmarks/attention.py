@@ -33,6 +33,7 @@ from tessera.benchmarking.memory import ask_child, measure
 from tessera.benchmarking.timing import interleave
 from tessera.nn.attention_masks import PATTERNS, TokenGrid, dense_mask
 from tessera.nn.block_sparse import block_mask, block_sparse_attention
+from tessera.report.environment import device_name
 
 HEAD_DIM = 64
 TOLERANCE = 1e-5
@@ -224,13 +225,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """Name the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'processor'}, {os.cpu_count()} cores"
+    """Name the device, and how many cores there are."""
+    return f"{device_name(device)}, {os.cpu_count()} cores"
 
 
 def say(line: str) -> None:

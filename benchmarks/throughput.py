@@ -40,6 +40,7 @@ from tessera.checkpoint.load import load_model
 from tessera.checkpoint.write import write_hf
 from tessera.data.preprocessing import Preprocessing
 from tessera.models.variants import SIZES
+from tessera.report.environment import device_name
 
 SIZE_WORDS = {size.letter: word for word, size in SIZES.items()}
 TASKS = ("forward", "train")
@@ -247,13 +248,8 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """Name the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'processor'}, {os.cpu_count()} cores"
+    """Name the device, and how many cores there are."""
+    return f"{device_name(device)}, {os.cpu_count()} cores"
 
 
 def say(line: str) -> None:

@@ -27,7 +27,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "device": _device_name(device),
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": world_size(),
@@ -58,7 +58,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return what a CUDA device or the processor calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
